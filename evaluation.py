@@ -1,0 +1,124 @@
+"""What judges: an independent digit classifier and its features, Frechet distance, PSNR.
+
+Train the classifier anew with `python evaluation.py` (a few minutes on two cores).
+"""
+
+import argparse
+
+import numpy as np
+import scipy.linalg
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import helpers
+
+
+class DigitClassifier(nn.Module):
+    """Images [B, 1, 28, 28] in [0, 1] to logits [B, 10]; features() gives the 128 numbers before them."""
+
+    def __init__(self):
+        super().__init__()
+        self.settings = {}
+
+        def layer(c_in, c_out):
+            return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU())
+
+        self.layers = nn.Sequential(layer(1, 32), layer(32, 32), nn.MaxPool2d(2),
+                                    layer(32, 64), layer(64, 64), nn.MaxPool2d(2),
+                                    layer(64, 128), nn.MaxPool2d(2), nn.Flatten(),
+                                    nn.Linear(128 * 9, 128), nn.BatchNorm1d(128), nn.ReLU())  # fmt: skip
+        self.head = nn.Linear(128, 10)
+
+    def features(self, images):
+        return self.layers(2 * images - 1)
+
+    def forward(self, images):
+        return self.head(F.dropout(self.features(images), 0.3, self.training))
+
+
+def shift(images, reach, generator):
+    """Each image moved by its own whole number of pixels, at most `reach` either way, zeros coming in."""
+    n, side = len(images), images.shape[-1]
+    padded = F.pad(images, [reach] * 4)
+    dy, dx = torch.randint(0, 2 * reach + 1, (2, n, 1, 1), device=images.device, generator=generator)
+    rows = torch.arange(side, device=images.device)
+    index = torch.arange(n, device=images.device)[:, None, None]
+    return padded[index, 0, rows[:, None] + dy, rows + dx][:, None]
+
+
+def train_classifier(images, labels, epochs=12, batch_size=256, generator=None):
+    """A classifier of its own, trained on shifted digits with Adam under a one-cycle learning rate."""
+    model = DigitClassifier().to(images.device)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
+    updates = epochs * len(images) // batch_size
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=updates)
+    batches = helpers.minibatches(images, labels, batch_size, generator)
+    for update in range(updates):
+        x, y = next(batches)
+        with helpers.fast_math(x.device):
+            loss = F.cross_entropy(model(shift(x, 2, generator)), y, label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if (update + 1) % (updates // epochs) == 0:
+            print(f"update {update + 1:,}/{updates:,}  loss {loss.item():.4f}", flush=True)
+    return model.eval()
+
+
+def load_classifier(device=None, folder=None):
+    """The committed classifier in evaluation mode; raises as helpers.load_pretrained does."""
+    device = device or helpers.pick_device()
+    path = (folder or helpers.CHECKPOINTS) / "classifier.pt"
+    record = helpers.load_checkpoint(path, "classifier", device)
+    model = DigitClassifier().to(device)
+    model.load_state_dict(record["weights"])
+    return model.eval()
+
+
+@torch.no_grad()
+def features_and_probabilities(classifier, images, batch_size=500):
+    """(features [N, 128] in float64, class probabilities [N, 10]) of images clamped to [0, 1]."""
+    features = torch.cat([classifier.features(x.clamp(0, 1)) for x in images.split(batch_size)])
+    return features.double(), classifier.head(features).softmax(dim=1)
+
+
+def accuracy(classifier, images, labels):
+    """Share of images that the classifier gives the label asked for."""
+    return (features_and_probabilities(classifier, images)[1].argmax(1) == labels).double().mean().item()
+
+
+def frechet_distance(a, b):
+    """Squared Frechet distance of the Gaussians fitted to two sets of features [N, D] (Dowson & Landau 1982):
+    |mean_a - mean_b|^2 + trace(A + B - 2 (A B)^(1/2)), in float64."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # the eigenvalues of A B are real and not negative; rounding may say otherwise
+    root_trace = np.sqrt(np.clip(scipy.linalg.eigvals(cov_a @ cov_b).real, 0, None)).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root_trace)
+
+
+def psnr(images, clean):
+    """Peak signal-to-noise ratio in dB for a peak of 1, from the squared error pooled over all images."""
+    return float(-10 * torch.log10((images - clean).square().mean()))
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Train the classifier that judges, and save it to checkpoints/.")
+    parser.add_argument("--epochs", type=int, default=12)
+    device = helpers.pick_device()
+    generator = helpers.seed_everything(0, device)
+    data = helpers.load_mnist(device=device)
+    model = train_classifier(data.train_images, data.train_labels, parser.parse_args().epochs, generator=generator)
+    model.load_state_dict({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()})
+    test = accuracy(model, data.test_images, data.test_labels)
+    print(f"accuracy on {len(data.test_images):,} test digits ({data.name}): {test:.2%}")
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    if data.name == "MNIST":
+        helpers.save_atomically({"kind": "classifier", "weights": weights, "test_accuracy": test},
+                                helpers.CHECKPOINTS / "classifier.pt")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,769 @@
+"""What makes: MNIST, the two networks, the replay buffer, the samplers, the losses and the checkpoints.
+
+Conventions: p(x) is proportional to exp(-E(x)), so a low energy means a likely image. Images are float32
+[B, 1, 28, 28] in [0, 1]; noise levels `sigmas` are a descending 1-D tensor on the same scale; a score is the
+gradient of log p_sigma(x) with respect to x, shaped like x. What judges the results lives in evaluation.py.
+"""
+
+import copy
+import hashlib
+import math
+import os
+import platform
+import random
+import signal
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+
+IMAGE_SHAPE = (1, 28, 28)
+PRESETS = ("smoke", "quick", "full")
+PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of the MNIST training images on [0, 1]
+
+# ------------------------------------------------------------------------------------------------ device, seed, checks
+
+
+def pick_device():
+    """The one device of a run: cuda, then mps, then cpu."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def seed_everything(seed, device="cpu"):
+    """Seed Python, NumPy and PyTorch; return a torch.Generator on `device` for everything a run draws."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return torch.Generator(device).manual_seed(seed)
+
+
+def has_native_bf16(device):
+    """Whether the chip multiplies bfloat16 itself; where it only emulates it, bfloat16 is slower than float32."""
+    if device.type == "cuda":  # not is_bf16_supported(): it says yes to chips that emulate
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return device.type == "cpu" and supported()
+
+
+def fast_math(device):
+    """Autocast to bfloat16 where the chip has it natively, float32 elsewhere."""
+    device = torch.device(device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_native_bf16(device))
+
+
+def hardware_name():
+    """The chip a number was measured on, for example "2-core Intel(R) Xeon(R) Processor"."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()}-core {names[0] if names else platform.processor() or platform.machine()}"
+
+
+def check_images(images, clean=False):
+    """Raise ValueError unless images are float32 [B, 1, 28, 28], and in [0, 1] where they are clean data."""
+    if not torch.is_tensor(images) or images.dim() != 4 or tuple(images.shape[1:]) != IMAGE_SHAPE:
+        raise ValueError(f"images must be a tensor [B, 1, 28, 28]; this is {tuple(getattr(images, 'shape', ()))}")
+    if images.dtype != torch.float32:
+        raise ValueError(f"images must be float32, not {images.dtype}: divide bytes by 255 first")
+    if clean and not (0 <= images.min() and images.max() <= 1):
+        raise ValueError(f"clean images must lie in [0, 1]; these span [{images.min():.3g}, {images.max():.3g}]")
+
+
+def check_labels(labels, n=None, device=None):
+    """Return labels as int64 on `device`; raise ValueError unless they are `n` whole numbers in 0..9."""
+    labels = torch.as_tensor(labels, device=device)
+    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be a 1-D tensor of whole numbers, not {labels.dtype} {tuple(labels.shape)}")
+    if n is not None and len(labels) != n:
+        raise ValueError(f"{len(labels)} labels were given for {n} images")
+    if len(labels) and not (0 <= labels.min() and labels.max() <= 9):
+        raise ValueError(f"labels must lie in 0..9; these span {labels.min():d}..{labels.max():d}")
+    return labels.long()
+
+
+def check_sigmas(sigmas, device=None):
+    """Return noise levels as float32 on `device`; raise ValueError unless they are positive and descending."""
+    sigmas = torch.as_tensor(sigmas, dtype=torch.float32, device=device)
+    if sigmas.dim() != 1 or not len(sigmas) or not torch.isfinite(sigmas).all() or sigmas.min() <= 0:
+        raise ValueError("sigmas must be a 1-D tensor of positive finite noise levels")
+    if (sigmas[1:] >= sigmas[:-1]).any():
+        raise ValueError("sigmas must descend, from the largest noise to the smallest: try sigmas.flip(0)")
+    return sigmas
+
+
+# ------------------------------------------------------------------------------------------------------------- data
+
+MNIST_FILES = {  # name: (bytes, first four bytes as a number, SHA-256)
+    "train-images-idx3-ubyte": (47040016, 2051, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+    "train-labels-idx1-ubyte": (60008, 2049, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+    "t10k-images-idx3-ubyte": (7840016, 2051, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+    "t10k-labels-idx1-ubyte": (10008, 2049, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+}
+
+
+class Digits(NamedTuple):
+    """A data set as tensors on one device: images [N, 1, 28, 28] in [0, 1], labels [N] in 0..9."""
+
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    name: str
+
+
+def load_mnist(root=None, device="cpu", download=True):
+    """MNIST from `root`/MNIST/raw (default $MNIST_ROOT, else data/), downloaded by torchvision where it is absent.
+
+    Without files and network it says so and returns scikit-learn's UCI digits, resized to 28x28.
+    Raises ValueError naming a damaged file, FileNotFoundError naming those missing from an incomplete set.
+    """
+    root = Path(root or os.environ.get("MNIST_ROOT") or "data")
+    raw = root / "MNIST" / "raw"
+    reason = "no files were found and downloading was not asked for"
+    if download and not any((raw / name).exists() for name in MNIST_FILES):
+        reason = download_mnist(root)
+    missing = [name for name in MNIST_FILES if not (raw / name).exists()]
+    if len(missing) == len(MNIST_FILES):
+        print(f"!!! NO MNIST in {raw} ({reason}).\n!!! Going on with the UCI digits of scikit-learn "
+              "(1,797 real digits of 8x8 pixels, resized): good enough to try the code, not to judge a model.")
+        return uci_digits(device)
+    if missing:
+        raise FileNotFoundError(f"{raw} lacks {', '.join(missing)}: add them, or empty the folder to download all")
+    images, labels, test_images, test_labels = (read_idx(raw / name).to(device) for name in MNIST_FILES)
+    return Digits(images, labels, test_images, test_labels, "MNIST")
+
+
+def download_mnist(root):
+    """Fetch MNIST through torchvision, the S3 mirror first; return "" or the reason why it could not be had."""
+    from torchvision.datasets import MNIST
+
+    MNIST.mirrors = sorted(MNIST.mirrors, key=lambda mirror: "s3" not in mirror)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)
+    try:
+        MNIST(root, download=True)
+        return ""
+    except Exception as error:  # offline, refused, read-only folder: all end in the same fallback, with this reason
+        return f"download failed: {str(error).strip() or type(error).__name__}"
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def read_idx(path):
+    """One verified MNIST file as float32 images in [0, 1] or int64 labels; ValueError if it is not the official one."""
+    size, magic, digest = MNIST_FILES[path.name]
+    data = path.read_bytes()
+    found = int.from_bytes(data[:4], "big")
+    if found != magic:
+        kind = {2051: "an image file", 2049: "a label file"}
+        problem = f"it is {kind.get(found, 'no MNIST file')} where {kind[magic]} belongs"
+    elif len(data) != size:
+        problem = f"it has {len(data):,} bytes instead of {size:,}"
+    elif hashlib.sha256(data).hexdigest() != digest:
+        problem = "its SHA-256 is not that of the official file"
+    else:
+        values = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return values[8:].long() if magic == 2049 else values[16:].view(-1, *IMAGE_SHAPE).float() / 255
+    raise ValueError(f"{path} is damaged or not MNIST: {problem}. Delete the four files to download them anew.")
+
+
+def uci_digits(device="cpu"):
+    """scikit-learn's bundled digits (8x8, 0..16) resized to 28x28 in [0, 1]; the last 297 of 1,797 are for testing."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32, device=device)[:, None] / 16
+    images = F.interpolate(images, size=IMAGE_SHAPE[1:], mode="bicubic").clamp(0, 1)
+    labels = torch.tensor(digits.target, device=device).long()
+    return Digits(images[:1500], labels[:1500], images[1500:], labels[1500:], "UCI digits")
+
+
+def minibatches(images, labels, batch_size, generator=None):
+    """An endless stream of random (images, labels), drawn with replacement so that a run resumes anywhere.
+
+    Raises ValueError where check_images (clean) or check_labels does: once, not in every update.
+    """
+    check_images(images, clean=True)
+    check_labels(labels, len(images))
+    while True:
+        index = torch.randint(len(images), (batch_size,), device=images.device, generator=generator)
+        yield images[index], labels[index]
+
+
+# --------------------------------------------------------------------------------------------------------- networks
+
+
+class EnergyNetwork(nn.Module):
+    """E(x): images [B, 1, 28, 28] to energies [B], low = likely. Smooth activations, no normalisation, no dropout."""
+
+    def __init__(self, width=32):
+        super().__init__()
+        self.settings = {"width": width}
+        w = width
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, w, 5, stride=2, padding=4), nn.SiLU(),  # [B, w, 16, 16]
+            nn.Conv2d(w, 2 * w, 3, stride=2, padding=1), nn.SiLU(),  # [B, 2w, 8, 8]
+            nn.Conv2d(2 * w, 4 * w, 3, stride=2, padding=1), nn.SiLU(),  # [B, 4w, 4, 4]
+            nn.Conv2d(4 * w, 4 * w, 3, stride=2, padding=1), nn.SiLU(),  # [B, 4w, 2, 2]
+            nn.Flatten(), nn.Linear(16 * w, 4 * w), nn.SiLU(), nn.Linear(4 * w, 1),
+        )  # fmt: skip
+
+    def forward(self, x):
+        dtype = self.layers[0].weight.dtype
+        return self.layers((2 * x - 1).to(dtype)).squeeze(1).float()  # centred; [B]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions whose normalised activations are scaled and shifted by the embedding of (sigma, label)."""
+
+    def __init__(self, c_in, c_out, embedding):
+        super().__init__()
+        self.first = nn.Sequential(nn.GroupNorm(8, c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1))
+        self.modulate = nn.Linear(embedding, 2 * c_out)
+        self.norm = nn.GroupNorm(8, c_out)
+        self.second = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        nn.init.zeros_(self.second.weight)  # each block starts as the identity
+
+    def forward(self, x, embedding):
+        scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm(self.first(x)) * (1 + scale) + shift
+        return self.skip(x) + self.second(F.silu(h))
+
+
+class Attention(nn.Module):
+    """Self-attention over the 7x7 positions, so that the two ends of a stroke see each other."""
+
+    def __init__(self, channels, heads=4):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(8, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2)
+        attended = F.scaled_dot_product_attention(*qkv.unbind(1))  # [B, heads, 49, c / heads]
+        return x + self.out(attended.transpose(-1, -2).reshape(b, c, h, w))
+
+
+class ScoreNetwork(nn.Module):
+    """s(x, sigma, label): the score of the digits blurred with N(0, sigma^2), for any sigma, any label or none.
+
+    A small U-Net on 14x14 positions (2x2 pixels each) and 7x7, preconditioned as in Karras et al. 2022, table 1:
+    D(x) = c_skip x + c_out F(c_in x), score = (D(x) - x) / sigma^2, written so that nothing cancels at small sigma.
+    """
+
+    NO_LABEL = 10
+
+    def __init__(self, width=48, embedding=128):
+        super().__init__()
+        self.settings = {"width": width, "embedding": embedding}
+        w, e = width, embedding
+        self.register_buffer("frequencies", 2 ** torch.linspace(-2, 5, 16))
+        self.embed_sigma = nn.Sequential(nn.Linear(32, e), nn.SiLU(), nn.Linear(e, e))
+        self.embed_label = nn.Embedding(11, e)
+        self.stem = nn.Conv2d(4, w, 3, padding=1)
+        self.down = nn.ModuleList([ResidualBlock(w, w, e), ResidualBlock(w, w, e)])
+        self.shrink = nn.Conv2d(w, 2 * w, 3, stride=2, padding=1)
+        self.middle = nn.ModuleList([ResidualBlock(2 * w, 2 * w, e) for _ in range(3)])
+        self.attention = nn.ModuleList([Attention(2 * w) for _ in range(2)])
+        self.grow = nn.Conv2d(2 * w, w, 3, padding=1)
+        self.up = nn.ModuleList([ResidualBlock(2 * w, w, e), ResidualBlock(2 * w, w, e)])
+        self.out = nn.Sequential(nn.GroupNorm(8, w), nn.SiLU(), nn.Conv2d(w, 4, 3, padding=1))
+        nn.init.zeros_(self.out[-1].weight)  # starts as the exact score of one Gaussian
+
+    def unet(self, x, log_sigma, labels):
+        angles = (log_sigma / 4)[:, None] * self.frequencies.float()  # c_noise = ln(sigma) / 4
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1).to(x.dtype)
+        embedding = F.silu(self.embed_sigma(waves) + self.embed_label(labels))
+        h = self.stem(F.pixel_unshuffle(x, 2))  # [B, w, 14, 14]
+        skips = []
+        for block in self.down:
+            h = block(h, embedding)
+            skips.append(h)
+        h = self.shrink(h)  # [B, 2w, 7, 7]
+        for i, block in enumerate(self.middle):
+            h = block(h, embedding)
+            h = self.attention[i](h) if i < len(self.attention) else h
+        h = self.grow(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+        for block in self.up:
+            h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+        return F.pixel_shuffle(self.out(h), 2)  # [B, 1, 28, 28]
+
+    def forward(self, x, sigma, labels=None):
+        """The score; sigma is a number or [B]; labels [B] in 0..9, or None (NO_LABEL marks single unlabelled images)."""
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
+        if labels is None:
+            labels = torch.full((len(x),), self.NO_LABEL, device=x.device)
+        s, centred = sigma.view(-1, 1, 1, 1), x - PIXEL_MEAN
+        total = torch.sqrt(s**2 + PIXEL_STD**2)  # 1 / c_in
+        f = self.unet((centred / total).to(self.stem.weight.dtype), sigma.log(), labels).float()
+        return PIXEL_STD / (s * total) * f - centred / total**2
+
+    def score(self, x, sigma, labels=None):
+        """forward() with its arguments checked: ValueError for wrong images, labels or a sigma that is not positive."""
+        check_images(x)
+        if not torch.as_tensor(sigma).gt(0).all():
+            raise ValueError("sigma must be positive")
+        labels = None if labels is None else check_labels(labels, len(x), x.device)
+        return self(x, sigma, labels)
+
+    def denoise(self, x, sigma, labels=None):
+        """Tweedie's estimate of the clean image, E[x_0 | x] = x + sigma^2 score(x, sigma) (Efron 2011)."""
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
+        return x + sigma.view(-1, 1, 1, 1) ** 2 * self.score(x, sigma, labels)
+
+
+def frozen(model):
+    """A copy of a network for use inside a chain: no parameter gradients, evaluation mode, and our own networks in
+    bfloat16 where the chip has it (float32 3.7k, autocast 10k, this 21k image-steps/s at batch 128 on two cores).
+    A plain function comes back as it is."""
+    model = model.module if isinstance(model, AveragedModel) else model
+    if not isinstance(model, nn.Module):
+        return model
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    if isinstance(model, EnergyNetwork | ScoreNetwork) and has_native_bf16(next(model.parameters()).device):
+        model = model.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
+    return model
+
+
+def device_of(model):
+    """The device of a network's parameters, None for a plain function or a network without any."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    return next((p.device for p in parameters), None)
+
+
+def ema_of(model, decay):
+    """An exponential moving average of the model's weights: call update_parameters(model) after each update."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+# ---------------------------------------------------------------------------------------------- replay buffer, samplers
+
+
+class ReplayBuffer:
+    """Persistent chains (Tieleman 2008; Du & Mordatch 2019): `size` images kept as one tensor on the device.
+
+    sample() draws distinct slots and re-draws each with probability `redraw` from uniform noise; write_back() puts
+    the chains that ran on from there into the same slots.
+    """
+
+    def __init__(self, size=10_000, redraw=0.05, chains=None, device="cpu", generator=None):
+        if chains is None:
+            chains = torch.rand(size, *IMAGE_SHAPE, device=device, generator=generator)
+        elif chains.dtype == torch.uint8:  # as committed checkpoints hold them
+            chains = chains.float() / 255
+        self.chains = chains.to(device, copy=True)
+        check_images(self.chains)
+        self.redraw, self.generator, self.slots = redraw, generator, None
+
+    def __len__(self):
+        return len(self.chains)
+
+    def sample(self, batch_size):
+        """Start points [batch_size, 1, 28, 28]; ValueError if more are asked for than there are slots."""
+        if not 0 < batch_size <= len(self):
+            raise ValueError(f"cannot draw {batch_size} distinct chains from a buffer of {len(self)}")
+        options = {"device": self.chains.device, "generator": self.generator}
+        self.slots = torch.randperm(len(self), **options)[:batch_size]
+        noise = torch.rand(batch_size, *IMAGE_SHAPE, **options)
+        fresh = torch.rand(batch_size, 1, 1, 1, **options) < self.redraw
+        return torch.where(fresh, noise, self.chains[self.slots])
+
+    def write_back(self, samples):
+        """Store the chains in the slots of the last sample(); ValueError if they are not as many."""
+        check_images(samples)
+        if self.slots is None or len(samples) != len(self.slots):
+            raise ValueError("write_back() takes as many images as the last sample() gave")
+        self.chains[self.slots] = samples.detach()
+
+    def state_dict(self):
+        return {"chains": self.chains}
+
+    def load_state_dict(self, state):
+        self.chains.copy_(state["chains"])
+
+
+@contextmanager
+def recording(snapshots, steps):
+    """Yield (frames, keep): keep(k, x) stores a copy of x for each k in `snapshots`; they must lie in 0..steps."""
+    wanted = set(snapshots or ())
+    if not wanted <= set(range(steps + 1)):
+        raise ValueError(f"snapshots must be step numbers in 0..{steps}")
+    frames = []
+    yield frames, lambda k, x: frames.append(x.detach().clone()) if k in wanted else None
+
+
+def check_finite(x, what):
+    """Raise FloatingPointError if a chain diverged: one look at the end of a chain, none inside it."""
+    if not torch.isfinite(x).all():
+        raise FloatingPointError(f"{what} diverged (NaN or infinity): try a smaller step size, or clip the gradient")
+    return x
+
+
+def langevin_dynamics(model, samples, steps=500, step_size=2.5, noise=0.005, clip=0.06, bounds=(0.0, 1.0),
+                      *, snapshots=None, generator=None, progress=False):  # fmt: skip
+    """Langevin dynamics on an energy, x <- x - step_size grad E(x) + noise z (Xie et al. 2016, equation 8).
+
+    `model` maps x [B, ...] to energies [B]. The defaults are the trained recipe: cold (noise far below
+    sqrt(2 step_size)), gradient clipped per pixel, pixels clamped. noise=sqrt(2 step_size), clip=None and bounds=None
+    is unadjusted Langevin proper. Returns x [B, ...], or with `snapshots` (step numbers, ascending) x and the frames
+    [len(snapshots), B, ...]. Raises FloatingPointError if the chain diverges.
+    """
+    energy = frozen(model)
+    x = samples.detach().to(device_of(model) or samples.device, copy=True)
+    with recording(snapshots, steps) as (frames, keep):
+        keep(0, x)
+        for k in tqdm(range(1, steps + 1), desc="Langevin", disable=not progress, leave=False):
+            x.requires_grad_(True)
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(energy(x).sum(), x)
+            if clip is not None:
+                gradient = gradient.clamp_(-clip, clip)
+            z = torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator)
+            x = x.detach().add_(gradient, alpha=-step_size).add_(z, alpha=noise)
+            if bounds is not None:
+                x.clamp_(*bounds)
+            keep(k, x)
+    check_finite(x, "The Langevin chain")
+    return (x, torch.stack(frames)) if snapshots is not None else x
+
+
+def geometric_sigmas(first=10.0, last=0.01, levels=89):
+    """Noise levels in geometric progression; 89 from 10 to 0.01 is technique 2 of Song & Ermon 2020 for 784 pixels."""
+    return check_sigmas(torch.logspace(math.log10(first), math.log10(last), levels))
+
+
+def annealed_step(sigmas, steps):
+    """epsilon of annealed Langevin for `steps` steps a level: technique 4 of Song & Ermon 2020.
+
+    Each level should hand on the variance it is meant to have: among 10,000 step sizes r = epsilon / sigma_L^2, the one
+    whose variance recursion ends nearest to 1.
+    """
+    gamma = float(sigmas[0] / sigmas[-1]) ** (1 / max(len(sigmas) - 1, 1))
+    r = torch.linspace(1e-4, 1, 10_000, dtype=torch.float64)
+    stationary = 1 / (1 - r / 2)
+    variance = (1 - r) ** (2 * steps) * (gamma**2 - stationary) + stationary
+    return float(r[(variance - 1).abs().argmin()] * sigmas[-1] ** 2)
+
+
+@torch.no_grad()
+def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, steps=3, epsilon=None, denoise=True,
+                               snapshots=None, generator=None, progress=False):  # fmt: skip
+    """Annealed Langevin dynamics on a score (Song & Ermon 2019, algorithm 1, in the form of 2020).
+
+    At each noise level sigma_i, `steps` times: x <- x + alpha_i s(x, sigma_i) + sqrt(2 alpha_i) z with
+    alpha_i = epsilon (sigma_i / sigma_L)^2; at last x + sigma_L^2 s (Tweedie). `model(x, sigma, labels)` is the score;
+    labels [B] in 0..9, or None with `n` or `start` [B, ...]. epsilon None: annealed_step(). `snapshots` are level
+    numbers in 0..L; then the frames come back too. Raises ValueError for bad labels or sigmas, FloatingPointError.
+    """
+    device = device_of(model) or (start.device if start is not None else torch.device("cpu"))
+    sigmas = check_sigmas(sigmas, device)
+    labels = None if labels is None else check_labels(labels, None if start is None else len(start), device)
+    if labels is None and n is None and start is None:
+        raise ValueError("without labels, say how many: n=64 (or give start)")
+    if start is None:
+        shape = (n if labels is None else len(labels), *IMAGE_SHAPE)
+        start = sigmas[0] * torch.randn(shape, device=device, generator=generator)
+    score, x = frozen(model), start.detach().to(device, copy=True)
+    ratio = (epsilon if epsilon is not None else annealed_step(sigmas, steps)) / float(sigmas[-1]) ** 2
+    with recording(snapshots, len(sigmas)) as (frames, keep):
+        keep(0, x)
+        for i, sigma in enumerate(tqdm(sigmas, desc="Annealed Langevin", disable=not progress, leave=False), start=1):
+            alpha = ratio * sigma**2
+            for _ in range(steps):
+                z = torch.randn(x.shape, device=device, dtype=x.dtype, generator=generator)
+                x = x + alpha * score(x, sigma, labels) + torch.sqrt(2 * alpha) * z
+            keep(i, x)
+    if denoise:
+        x = x + sigmas[-1] ** 2 * score(x, sigmas[-1], labels)
+    check_finite(x, "Annealed Langevin")
+    return (x, torch.stack(frames)) if snapshots is not None else x
+
+
+# ----------------------------------------------------------------------------------------------------------- losses
+
+
+def contrastive_divergence_loss(model, data, samples, regularisation=0.1):
+    """E(data) - E(samples), whose gradient is that of the negative log-likelihood (Hinton 2002), plus
+    regularisation (E(data)^2 + E(samples)^2), which keeps energies near zero (Du & Mordatch 2019, equation 3.3).
+
+    Returns (loss, mean energy of the data, mean energy of the samples). ValueError for wrong shapes or dtypes.
+    """
+    check_images(data)
+    check_images(samples)
+    with fast_math(data.device):
+        energy = model(torch.cat([data, samples]))
+    e_data, e_samples = energy[: len(data)], energy[len(data) :]
+    loss = e_data.mean() - e_samples.mean()
+    loss = loss + regularisation * (e_data.square().mean() + e_samples.square().mean())
+    return loss, e_data.mean().detach(), e_samples.mean().detach()
+
+
+def training_sigmas(n, mean=-1.7, spread=1.2, uniform_share=0.25, span=(0.002, 20.0), device="cpu", generator=None):
+    """Noise levels to train on: ln sigma ~ N(mean, spread^2) (Karras et al. 2022), where digits take shape, and a
+    share log-uniform over all that samplers visit, since a level never trained on is a level not learned."""
+    options = {"device": device, "generator": generator}
+    log_normal = mean + spread * torch.randn(n, **options)
+    low, high = math.log(span[0]), math.log(span[1])
+    log_uniform = low + (high - low) * torch.rand(n, **options)
+    return torch.where(torch.rand(n, **options) < uniform_share, log_uniform, log_normal).exp()
+
+
+def edm_weight(sigma):
+    """lambda(sigma) under which every noise level starts with the same loss per pixel (Karras et al. 2022)."""
+    return sigma**2 * (1 + sigma**2 / PIXEL_STD**2)
+
+
+def denoising_score_matching_loss(model, x, sigma, labels=None, weight=torch.square, generator=None):
+    """Mean of lambda(sigma) |s(x + sigma z, sigma) + z / sigma|^2 / dimensions (Vincent 2011; Song & Ermon 2019, eq. 5).
+
+    x [B, ...] is clean, sigma [B], `weight` is lambda, sigma^2 as in the paper unless given.
+    """
+    s = sigma.view(-1, *[1] * (x.dim() - 1))
+    z = torch.randn(x.shape, device=x.device, generator=generator)
+    with fast_math(x.device):
+        score = model(x + s * z, sigma, labels)
+    return (weight(s) * (score + z / s).square()).mean()
+
+
+# ------------------------------------------------------------------------------------------- runs, checkpoints, figures
+
+
+class Run(NamedTuple):
+    """Where a notebook's run reads and writes: `checkpoint` to resume from, `figures` and the folder of it all."""
+
+    name: str
+    preset: str
+    pretrained: bool
+    folder: Path
+    figures: Path
+
+    @property
+    def checkpoint(self):
+        return self.folder / f"{self.name}.pt"
+
+
+def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu"):
+    """Choose preset and folders, say so, and check before any training that the folders can be written.
+
+    assets/ belongs to `full` runs on MNIST and to `make publish` (PUBLISH=1 in the environment: full preset, committed
+    weights); anything else goes below runs/. Raises ValueError for an unknown preset, OSError for a folder.
+    """
+    publish = os.environ.get("PUBLISH") == "1"
+    pretrained = pretrained or publish
+    if preset not in ("auto", *PRESETS):
+        raise ValueError(f"unknown preset {preset!r}: choose auto, {', '.join(PRESETS)}")
+    if preset == "auto":
+        preset = "full" if publish or torch.device(device).type == "cuda" else "quick"
+    folder = f"demo-{preset}" if pretrained and not publish else preset
+    folder = Path("runs") / (folder if data == "MNIST" else f"{folder}-{data.replace(' ', '-').lower()}")
+    to_assets = preset == "full" and data == "MNIST" and (publish or not pretrained)
+    figures = Path("assets") if to_assets else folder / "assets"
+    for path in (folder, figures):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / ".writable").touch()
+            (path / ".writable").unlink()
+        except OSError as error:
+            raise OSError(f"cannot write to {path}/: {error}. Free the folder or run elsewhere; nothing was lost.") from error
+    weights = "weights from checkpoints/" if pretrained else f"training from scratch, or on from {folder}/"
+    print(f"{name}: preset {preset}, {data}, {weights}; figures go to {figures}/. {hardware_name()}.")
+    return Run(name, preset, pretrained, folder, figures)
+
+
+def save_atomically(contents, path):
+    """torch.save that leaves either the old file or the whole new one, never a half-written one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(contents, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path, kind, device="cpu"):
+    """Read a file written by this module (weights only); ValueError if it is half-written, foreign or of another kind."""
+    try:
+        contents = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no checkpoint {path}") from None
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}): it is half-written or not a checkpoint. "
+                         "Delete it to start afresh, or restore it from git.") from error  # fmt: skip
+    if not isinstance(contents, dict) or contents.get("kind") != kind:
+        raise ValueError(f"{path} is not a {kind} checkpoint of this project. Delete it to start afresh.")
+    return contents
+
+
+@contextmanager
+def deferred_interrupt():
+    """Turn the first Ctrl-C into a flag that a loop looks at between updates; a second one stops at once."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def on_interrupt(*_):
+        flag.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def training_steps(total, path, settings, history, state, lines=10, check_every=50, save_seconds=60):
+    """Yield the numbers of the updates still to do, out of `total`, and look after the run between them.
+
+    `state` names what a resumed run needs: modules, optimizers and other things with a state_dict, torch.Generators.
+    `history` is {name: list}; the loop appends one scalar tensor an update to each list. Resumes from `path` if it
+    exists; saves there every minute, at the end and on Ctrl-C (which then raises KeyboardInterrupt); prints `lines`
+    lines. A resumed run equals an uninterrupted one bit for bit on a CPU. Raises FloatingPointError at NaN or infinity,
+    keeping the last good checkpoint, and ValueError if `path` holds a run with other settings.
+    """
+    done, seconds = 0, 0.0
+    if Path(path).exists():
+        done, seconds = restore(path, settings, history, state)
+        print(f"Resumed {path} at update {done:,} of {total:,}" + (": nothing left to train." if done >= total else "."))
+    checked, clock = done, time.perf_counter() - seconds
+    last_save = time.perf_counter()
+
+    def check_and_save(update):
+        nonlocal checked, last_save
+        check_history(history, checked, update, path)
+        checked, last_save = update, time.perf_counter()
+        save_run(path, update, time.perf_counter() - clock, settings, history, state)
+
+    with deferred_interrupt() as interrupted, tqdm(total=total, initial=done, desc="Training", leave=False) as bar:
+        for update in range(done, total):
+            yield update
+            done = update + 1
+            bar.update()
+            line = done * lines // total > update * lines // total
+            if interrupted.is_set() or done == total or time.perf_counter() - last_save > save_seconds:
+                check_and_save(done)
+            elif line or done % check_every == 0:
+                check_history(history, checked, done, path)
+                checked = done
+            if line:
+                print(history_line(history, done, total, lines, time.perf_counter() - clock))
+            if interrupted.is_set():
+                raise KeyboardInterrupt(f"Stopped at update {done:,} of {total:,}, all kept: run again to go on from {path}")
+
+
+def history_line(history, done, total, lines, seconds):
+    """One plain line on the updates since the last one: the mean of everything in the history."""
+    window = max(total // lines, 1)
+    means = "  ".join(f"{name} {np.mean(values[max(done - window, 0):done]):.4f}" for name, values in history.items())
+    return f"update {done:,}/{total:,}  {means}  {seconds / 60:.1f} min"
+
+
+def check_history(history, first, last, path):
+    """Turn the scalar tensors first..last of each list into numbers, in one transfer; stop if any is not finite."""
+    for name, values in history.items():
+        if len(values) != last:
+            raise ValueError(f"history[{name!r}] has {len(values)} entries after {last} updates: append one an update")
+        if last > first:
+            values[first:] = torch.stack([torch.as_tensor(v).detach().float() for v in values[first:]]).tolist()
+        bad = next((i for i in range(first, last) if not math.isfinite(values[i])), None)
+        if bad is not None:
+            kept = f"The last good state is in {path}" if Path(path).exists() else "No state had been saved yet"
+            raise FloatingPointError(f"Training went non-finite: {name} is {values[bad]} at update {bad + 1}. {kept}. "
+                                     "Try a lower learning rate, fewer or smaller Langevin steps, or another seed.")  # fmt: skip
+
+
+def save_run(path, update, seconds, settings, history, state):
+    """Write all that a resumed run needs; FloatingPointError, and no writing, if a weight is not finite."""
+    parts = {}
+    for name, part in state.items():
+        parts[name] = part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+        if isinstance(part, nn.Module) and not all(torch.isfinite(p).all() for p in part.parameters()):
+            raise FloatingPointError(f"A weight of {name} went non-finite by update {update}; {path} was left as it was.")
+    histories = {name: torch.tensor(values, dtype=torch.float64) for name, values in history.items()}
+    save_atomically({"kind": "run", "update": update, "seconds": seconds, "settings": settings, "history": histories,
+                     "hardware": hardware_name(), "state": parts}, path)  # fmt: skip
+
+
+def restore(path, settings, history, state):
+    """Put a run's saved state back into its parts; return (updates done, seconds spent). ValueError if it differs."""
+    saved = load_checkpoint(path, "run")
+    differing = [k for k in {*settings, *saved["settings"]} if settings.get(k) != saved["settings"].get(k)]
+    if differing or set(saved["state"]) != set(state):
+        what = ", ".join(sorted(differing)) or "its parts"
+        raise ValueError(f"{path} belongs to a run that differs in {what}: delete or rename it to start afresh.")
+    for name, part in state.items():
+        if isinstance(part, torch.Generator):
+            part.set_state(saved["state"][name].cpu())
+        else:
+            part.load_state_dict(saved["state"][name])
+    for name in history:
+        history[name][:] = saved["history"][name].tolist()
+    return saved["update"], saved["seconds"]
+
+
+def save_pretrained(name, model, run_checkpoint, chains=None, folder=None):
+    """Turn a finished run into a small file for checkpoints/: half-precision weights, history, settings, 1,000 chains."""
+    run = load_checkpoint(run_checkpoint, "run")
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    contents = {"kind": "pretrained", "network": type(model).__name__, "network_settings": model.settings,
+                "weights": {k: v.cpu() for k, v in weights.items()}, "settings": run["settings"],
+                "history": {k: v.half() for k, v in run["history"].items()},
+                "updates": run["update"], "minutes": run["seconds"] / 60, "hardware": run["hardware"]}  # fmt: skip
+    if chains is not None:
+        contents["chains"] = (chains[:1000].clamp(0, 1) * 255).round().byte().cpu()
+    path = (Path(folder) if folder else CHECKPOINTS) / f"{name}.pt"
+    save_atomically(contents, path)
+    return path
+
+
+CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+
+
+def load_pretrained(name, device=None, folder=None):
+    """(network, record) of a committed run: the record has its history, settings, minutes, hardware and, for an EBM,
+    1,000 chains. Raises FileNotFoundError, or ValueError if the file is damaged or does not fit the network."""
+    device = device or pick_device()
+    path = (Path(folder) if folder else CHECKPOINTS) / f"{name}.pt"
+    record = load_checkpoint(path, "pretrained", device)
+    try:
+        network = {"EnergyNetwork": EnergyNetwork, "ScoreNetwork": ScoreNetwork}[record["network"]]
+        model = network(**record["network_settings"]).to(device)
+        model.load_state_dict(record.pop("weights"))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} does not fit the networks of this helpers.py: {error}") from error
+    record["history"] = {k: v.float().cpu().numpy() for k, v in record["history"].items()}
+    return model, record
+
+
+def save_figure(figure, run, filename, data="MNIST"):
+    """Write a figure to the run's figures folder; where the data are not MNIST, their name goes on it."""
+    if data != "MNIST":
+        figure.text(0.995, 0.005, f"data: {data}, not MNIST", ha="right", va="bottom", fontsize=8, color="crimson")
+    figure.savefig(run.figures / filename, dpi=150, bbox_inches="tight", facecolor="white")
+
+
+def show_images(ax, images, columns, title=None):
+    """Draw images [N, 1, 28, 28] as one grid, row by row, white strokes on black, values clamped to [0, 1]."""
+    from torchvision.utils import make_grid
+
+    grid = make_grid(images.detach().float().cpu().clamp(0, 1), nrow=columns, padding=1, pad_value=0.35)
+    ax.imshow(grid[0], cmap="gray", vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[], title=title)
