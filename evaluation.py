@@ -27,7 +27,7 @@ class DigitClassifier(nn.Module):
         self.layers = nn.Sequential(layer(1, 32), layer(32, 32), nn.MaxPool2d(2),
                                     layer(32, 64), layer(64, 64), nn.MaxPool2d(2),
                                     layer(64, 128), nn.MaxPool2d(2), nn.Flatten(),
-                                    nn.Linear(128 * 9, 128), nn.BatchNorm1d(128), nn.ReLU())  # fmt: skip
+                                    nn.Linear(128 * 9, 128), nn.ReLU())  # fmt: skip
         self.head = nn.Linear(128, 10)
 
     def features(self, images):
@@ -57,7 +57,7 @@ def train_classifier(images, labels, epochs=12, batch_size=256, generator=None):
     for update in range(updates):
         x, y = next(batches)
         with helpers.fast_math(x.device):
-            loss = F.cross_entropy(model(shift(x, 2, generator)), y, label_smoothing=0.05)
+            loss = F.cross_entropy(model(shift(x, 2, generator)), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -102,6 +102,43 @@ def frechet_distance(a, b):
 def psnr(images, clean):
     """Peak signal-to-noise ratio in dB for a peak of 1, from the squared error pooled over all images."""
     return float(-10 * torch.log10((images - clean).square().mean()))
+
+
+def judge_samples(classifier, images, real_features):
+    """Frechet distance of images to real features [N, 128], share that the classifier is over 90 % sure of, and the
+    rarest and commonest digit's share. Quote n and the floor (real training images, same n) beside the distance."""
+    features, probabilities = features_and_probabilities(classifier, images)
+    shares = torch.bincount(probabilities.argmax(1), minlength=10) / len(images)
+    return {
+        "frechet_distance": frechet_distance(features.cpu(), real_features.cpu()),
+        "share_confident": (probabilities.max(1).values > 0.9).double().mean().item(),
+        "rarest_digit": shares.min().item(),
+        "commonest_digit": shares.max().item(),
+    }
+
+
+def judgement_line(judgement):
+    """judge_samples() in words, for a notebook's output."""
+    return (f"Frechet distance {judgement['frechet_distance']:7.1f}, {judgement['share_confident']:4.0%} confident, "
+            f"digits from {judgement['rarest_digit']:.1%} to {judgement['commonest_digit']:.1%} each")  # fmt: skip
+
+
+def denoising_figure(rows, examples=12):
+    """A row of panels for each (sigma, {title: images}): the first is the clean original, every other has its PSNR, over
+    all images given; `examples` of them are drawn."""
+    import matplotlib.pyplot as plt
+
+    columns = len(rows[0][1])
+    figure, axes = plt.subplots(len(rows), columns, figsize=(2.6 * columns, 2.3 * len(rows)), squeeze=False)
+    for line, (sigma, panels) in zip(axes, rows, strict=True):
+        clean = next(iter(panels.values()))
+        for ax, (title, images) in zip(line, panels.items(), strict=True):
+            quality = "" if images is clean else f"\n{psnr(images, clean):.1f} dB"
+            helpers.show_images(ax, images[:examples], columns=4, title=title + quality)
+            ax.title.set_fontsize(10)
+        line[0].set_ylabel(f"$\\sigma$ = {sigma}", fontsize=12)
+    figure.tight_layout()
+    return figure
 
 
 def main():

@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 IMAGE_SHAPE = (1, 28, 28)
+CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 PRESETS = ("smoke", "quick", "full")
 PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of the MNIST training images on [0, 1]
 
@@ -63,13 +64,14 @@ def fast_math(device):
 
 
 def hardware_name():
-    """The chip a number was measured on, for example "2-core Intel(R) Xeon(R) Processor"."""
+    """What a number was measured on, for example "2 of 2 cores, Intel(R) Xeon(R) Processor"."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()}-core {names[0] if names else platform.processor() or platform.machine()}"
+    chip = names[0] if names else platform.processor() or platform.machine()
+    return f"{torch.get_num_threads()} of {os.cpu_count()} cores, {chip}"
 
 
 def check_images(images, clean=False):
@@ -157,7 +159,7 @@ def download_mnist(root):
         MNIST(root, download=True)
         return ""
     except Exception as error:  # offline, refused, read-only folder: all end in the same fallback, with this reason
-        return f"download failed: {str(error).strip() or type(error).__name__}"
+        return "download failed: " + (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
     finally:
         socket.setdefaulttimeout(timeout)
 
@@ -207,7 +209,10 @@ def minibatches(images, labels, batch_size, generator=None):
 
 
 class EnergyNetwork(nn.Module):
-    """E(x): images [B, 1, 28, 28] to energies [B], low = likely. Smooth activations, no normalisation, no dropout."""
+    """E(x): images [B, 1, 28, 28] to energies [B], low = likely. Smooth activations, no normalisation, no dropout.
+
+    As in ScoreNetwork, the layers run in bfloat16 where the chip has it natively; the result is float32.
+    """
 
     def __init__(self, width=32):
         super().__init__()
@@ -222,8 +227,8 @@ class EnergyNetwork(nn.Module):
         )  # fmt: skip
 
     def forward(self, x):
-        dtype = self.layers[0].weight.dtype
-        return self.layers((2 * x - 1).to(dtype)).squeeze(1).float()  # centred; [B]
+        with fast_math(x.device):
+            return self.layers(2 * x - 1).squeeze(1).float()  # centred; [B]
 
 
 class ResidualBlock(nn.Module):
@@ -286,11 +291,12 @@ class ScoreNetwork(nn.Module):
         self.grow = nn.Conv2d(2 * w, w, 3, padding=1)
         self.up = nn.ModuleList([ResidualBlock(2 * w, w, e), ResidualBlock(2 * w, w, e)])
         self.out = nn.Sequential(nn.GroupNorm(8, w), nn.SiLU(), nn.Conv2d(w, 4, 3, padding=1))
-        nn.init.zeros_(self.out[-1].weight)  # starts as the exact score of one Gaussian
+        nn.init.zeros_(self.out[-1].weight)  # so that it starts as the exact score of one Gaussian
+        nn.init.zeros_(self.out[-1].bias)
 
     def unet(self, x, log_sigma, labels):
-        angles = (log_sigma / 4)[:, None] * self.frequencies.float()  # c_noise = ln(sigma) / 4
-        waves = torch.cat([angles.sin(), angles.cos()], dim=1).to(x.dtype)
+        angles = (log_sigma / 4)[:, None] * self.frequencies  # c_noise = ln(sigma) / 4
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1)
         embedding = F.silu(self.embed_sigma(waves) + self.embed_label(labels))
         h = self.stem(F.pixel_unshuffle(x, 2))  # [B, w, 14, 14]
         skips = []
@@ -313,7 +319,8 @@ class ScoreNetwork(nn.Module):
             labels = torch.full((len(x),), self.NO_LABEL, device=x.device)
         s, centred = sigma.view(-1, 1, 1, 1), x - PIXEL_MEAN
         total = torch.sqrt(s**2 + PIXEL_STD**2)  # 1 / c_in
-        f = self.unet((centred / total).to(self.stem.weight.dtype), sigma.log(), labels).float()
+        with fast_math(x.device):
+            f = self.unet(centred / total, sigma.log(), labels).float()
         return PIXEL_STD / (s * total) * f - centred / total**2
 
     def score(self, x, sigma, labels=None):
@@ -331,14 +338,14 @@ class ScoreNetwork(nn.Module):
 
 
 def frozen(model):
-    """A copy of a network for use inside a chain: no parameter gradients, evaluation mode, and our own networks in
-    bfloat16 where the chip has it (float32 3.7k, autocast 10k, this 21k image-steps/s at batch 128 on two cores).
-    A plain function comes back as it is."""
+    """A copy of a network for use inside a chain: no parameter gradients, evaluation mode, and an EnergyNetwork's weights
+    in bfloat16 where the chip has it, so that they are not cast anew in every step (image-steps/s at batch 128 on two
+    cores: float32 4,900, autocast 10,100, this 21,100). A plain function comes back as it is."""
     model = model.module if isinstance(model, AveragedModel) else model
     if not isinstance(model, nn.Module):
         return model
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    if isinstance(model, EnergyNetwork | ScoreNetwork) and has_native_bf16(next(model.parameters()).device):
+    if isinstance(model, EnergyNetwork) and has_native_bf16(next(model.parameters()).device):
         model = model.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
     return model
 
@@ -508,8 +515,7 @@ def contrastive_divergence_loss(model, data, samples, regularisation=0.1):
     """
     check_images(data)
     check_images(samples)
-    with fast_math(data.device):
-        energy = model(torch.cat([data, samples]))
+    energy = model(torch.cat([data, samples]))
     e_data, e_samples = energy[: len(data)], energy[len(data) :]
     loss = e_data.mean() - e_samples.mean()
     loss = loss + regularisation * (e_data.square().mean() + e_samples.square().mean())
@@ -538,9 +544,23 @@ def denoising_score_matching_loss(model, x, sigma, labels=None, weight=torch.squ
     """
     s = sigma.view(-1, *[1] * (x.dim() - 1))
     z = torch.randn(x.shape, device=x.device, generator=generator)
-    with fast_math(x.device):
-        score = model(x + s * z, sigma, labels)
-    return (weight(s) * (score + z / s).square()).mean()
+    return (weight(s) * (model(x + s * z, sigma, labels) + z / s).square()).mean()
+
+
+def set_learning_rate(optimizer, peak, update, total, warmup=100, fall=0.4, last=0.02):
+    """`peak` after a linear warm-up, falling linearly to `last` * peak over the final `fall` of the run."""
+    share_left = (total - update) / total
+    rate = peak * min(1.0, (update + 1) / min(warmup, total), max(last, share_left / fall))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def choose_denoising_steps(model, clean, sigma, most=60, generator=None):
+    """How many noise-free Langevin steps bring clean + sigma z closest to the clean images: tune on training data."""
+    check_images(clean, clean=True)
+    noisy = clean + sigma * torch.randn(clean.shape, device=clean.device, generator=generator)
+    _, frames = langevin_dynamics(model, noisy, most, noise=0.0, snapshots=range(most + 1))
+    return int((frames - clean).square().flatten(1).mean(1).argmin())
 
 
 # ------------------------------------------------------------------------------------------- runs, checkpoints, figures
@@ -557,7 +577,7 @@ class Run(NamedTuple):
 
     @property
     def checkpoint(self):
-        return self.folder / f"{self.name}.pt"
+        return self.folder / f"{self.name}-resume.pt"
 
 
 def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu"):
@@ -719,27 +739,26 @@ def restore(path, settings, history, state):
     return saved["update"], saved["seconds"]
 
 
-def save_pretrained(name, model, run_checkpoint, chains=None, folder=None):
-    """Turn a finished run into a small file for checkpoints/: half-precision weights, history, settings, 1,000 chains."""
-    run = load_checkpoint(run_checkpoint, "run")
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+def save_pretrained(run, model, chains=None):
+    """Turn a finished run into a small file: half-precision weights, history, settings, for an EBM 1,000 chains as bytes.
+
+    It goes to the run's folder, where the other notebooks look for it; from a full run on MNIST also to checkpoints/.
+    """
+    saved = load_checkpoint(run.checkpoint, "run")
+    weights = {k: (v.half() if v.is_floating_point() else v).cpu() for k, v in model.state_dict().items()}
     contents = {"kind": "pretrained", "network": type(model).__name__, "network_settings": model.settings,
-                "weights": {k: v.cpu() for k, v in weights.items()}, "settings": run["settings"],
-                "history": {k: v.half() for k, v in run["history"].items()},
-                "updates": run["update"], "minutes": run["seconds"] / 60, "hardware": run["hardware"]}  # fmt: skip
+                "weights": weights, "preset": run.preset, "settings": saved["settings"],
+                "history": {k: v.half() for k, v in saved["history"].items()},
+                "updates": saved["update"], "minutes": saved["seconds"] / 60, "hardware": saved["hardware"]}  # fmt: skip
     if chains is not None:
         contents["chains"] = (chains[:1000].clamp(0, 1) * 255).round().byte().cpu()
-    path = (Path(folder) if folder else CHECKPOINTS) / f"{name}.pt"
-    save_atomically(contents, path)
-    return path
-
-
-CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+    for folder in {run.folder, CHECKPOINTS if run.figures == Path("assets") else run.folder}:
+        save_atomically(contents, folder / f"{run.name}.pt")
 
 
 def load_pretrained(name, device=None, folder=None):
     """(network, record) of a committed run: the record has its history, settings, minutes, hardware and, for an EBM,
-    1,000 chains. Raises FileNotFoundError, or ValueError if the file is damaged or does not fit the network."""
+    uint8 chains. Raises FileNotFoundError, or ValueError if the file is damaged or does not fit the network."""
     device = device or pick_device()
     path = (Path(folder) if folder else CHECKPOINTS) / f"{name}.pt"
     record = load_checkpoint(path, "pretrained", device)
@@ -751,6 +770,17 @@ def load_pretrained(name, device=None, folder=None):
         raise ValueError(f"{path} does not fit the networks of this helpers.py: {error}") from error
     record["history"] = {k: v.float().cpu().numpy() for k, v in record["history"].items()}
     return model, record
+
+
+def load_partner(name, run, device=None):
+    """Another notebook's result, from the same preset if that was run here, else the committed one; None without either.
+    Returns (network, record), record["label"] naming preset and hardware."""
+    for folder in (run.folder, CHECKPOINTS):
+        if (folder / f"{name}.pt").exists():
+            model, record = load_pretrained(name, device, folder)
+            record["label"] = f"{name}, preset {record['preset']}, {record['minutes']:.0f} minutes on {record['hardware']}"
+            return model, record
+    return None
 
 
 def save_figure(figure, run, filename, data="MNIST"):
@@ -767,3 +797,23 @@ def show_images(ax, images, columns, title=None):
     grid = make_grid(images.detach().float().cpu().clamp(0, 1), nrow=columns, padding=1, pad_value=0.35)
     ax.imshow(grid[0], cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[], title=title)
+
+
+def plot_history(ax, values, color, label):
+    """One curve of a training history: raw values faint, their running mean over 1/40 of the run as a line."""
+    values = np.asarray(values, dtype=float)
+    window = max(len(values) // 40, 1)
+    smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+    ax.plot(values, color=color, alpha=0.2, linewidth=0.5)
+    ax.plot(np.arange(len(smooth)) + window / 2, smooth, color=color, label=label)
+
+
+def save_animation(frames, run, filename, columns, milliseconds=90):
+    """Write frames [T, N, 1, 28, 28] as a looping GIF of image grids; the last frame stays for two seconds."""
+    from PIL import Image
+    from torchvision.utils import make_grid
+
+    grids = [make_grid(x.cpu().clamp(0, 1), nrow=columns, padding=1, pad_value=0.35)[0] for x in frames]
+    images = [Image.fromarray((255 * grid).byte().numpy()).quantize(32) for grid in grids]
+    times = [milliseconds] * (len(images) - 1) + [2000]
+    images[0].save(run.figures / filename, save_all=True, append_images=images[1:], duration=times, loop=0, optimize=True)
