@@ -482,7 +482,7 @@ def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, ste
     """
     device = device_of(model) or (start.device if start is not None else torch.device("cpu"))
     sigmas = check_sigmas(sigmas, device)
-    labels = None if labels is None else check_labels(labels, None if start is None else len(start), device)
+    labels = None if labels is None else check_labels(labels, n if start is None else len(start), device)
     if labels is None and n is None and start is None:
         raise ValueError("without labels, say how many: n=64 (or give start)")
     if start is None:

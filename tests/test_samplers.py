@@ -1,0 +1,203 @@
+"""Samplers and replay buffer against closed forms. Bounds are five standard errors unless they say otherwise."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import helpers
+
+STEP = 0.5
+
+
+def gaussian_energy(x):
+    return x.square().flatten(1).sum(1) / 2
+
+
+def test_unadjusted_langevin_has_the_discretised_stationary_variance(generator):
+    n = 400_000  # x <- (1 - e) x + sqrt(2 e) z has stationary variance 2 e / (1 - (1 - e)^2) = 1 / (1 - e / 2)
+    x = helpers.langevin_dynamics(gaussian_energy, torch.zeros(n // 100, 100), 60, STEP, math.sqrt(2 * STEP), None, None,
+                                  generator=generator)  # fmt: skip
+    expected = 1 / (1 - STEP / 2)
+    assert abs(x.var().item() - expected) < 5 * expected * math.sqrt(2 / n)
+    assert abs(x.mean().item()) < 5 * math.sqrt(expected / n)
+
+
+def test_without_noise_langevin_is_gradient_descent():
+    x = helpers.langevin_dynamics(gaussian_energy, torch.ones(2, 3), 4, STEP, noise=0.0, clip=None, bounds=None)
+    assert torch.allclose(x, torch.full((2, 3), (1 - STEP) ** 4))
+
+
+def test_clip_and_bounds_limit_the_move():
+    x = helpers.langevin_dynamics(gaussian_energy, torch.full((1, 4), 0.9), 1, step_size=2.0, noise=0.0, clip=0.1)
+    assert torch.allclose(x, torch.full((1, 4), 0.7))
+    x = helpers.langevin_dynamics(gaussian_energy, torch.full((1, 4), 0.9), 1, step_size=2.0, noise=0.0, clip=None)
+    assert torch.equal(x, torch.zeros(1, 4))  # 0.9 - 1.8, clamped
+
+
+def test_a_diverging_chain_says_so():
+    with pytest.raises(FloatingPointError, match="diverged.*smaller step"):
+        helpers.langevin_dynamics(gaussian_energy, torch.ones(2, 3), 500, 1e3, clip=None, bounds=None)
+
+
+MIX_WEIGHTS, MIX_MEANS, MIX_SPREADS = torch.tensor([0.7, 0.3]), torch.tensor([-3.0, 3.0]), torch.tensor([1.0, 0.5])
+
+
+def mixture_score(x, sigma, labels=None):
+    variance = MIX_SPREADS**2 + sigma**2
+    offset = MIX_MEANS - x  # [B, 1] against [2]
+    log_p = MIX_WEIGHTS.log() - variance.log() / 2 - offset**2 / (2 * variance)
+    return (log_p.softmax(1) * offset / variance).sum(1, keepdim=True)
+
+
+def test_annealed_langevin_recovers_an_unequal_mixture(generator):
+    n, sigmas = 20_000, helpers.geometric_sigmas(20.0, 0.02, levels=150)
+    start = sigmas[0] * torch.randn(n, 1, generator=generator)
+    x = helpers.annealed_langevin_dynamics(mixture_score, None, sigmas, start=start, steps=20, generator=generator)
+    left = x[:, 0] < 0.75  # where the two densities are both below 1e-4 of their peaks
+    share = left.double().mean().item()
+    assert abs(share - 0.7) < 5 * math.sqrt(0.7 * 0.3 / n)
+    for side, mean, spread in ((left, -3.0, 1.0), (~left, 3.0, 0.5)):
+        found, count = x[side, 0], int(side.sum())
+        assert abs(found.mean().item() - mean) < 5 * spread / math.sqrt(count)
+        assert abs(found.std().item() - spread) < 5 * spread / math.sqrt(2 * count)
+
+
+def test_final_step_of_annealed_langevin_is_tweedie(generator):
+    sigmas, start = torch.tensor([1.0, 0.5]), torch.randn(5, 1, generator=generator)
+    noisy, clean = (
+        helpers.annealed_langevin_dynamics(mixture_score, None, sigmas, start=start, denoise=denoise,
+                                           generator=torch.Generator().manual_seed(1))
+        for denoise in (False, True)
+    )  # fmt: skip
+    assert torch.allclose(clean, noisy + 0.25 * mixture_score(noisy, 0.5))
+
+
+@pytest.mark.parametrize(("first", "levels", "steps", "expected"), [(15.0, 93.8, 5, 1.111e-5), (10.0, 88.7, 3, 1.26e-5),
+                                                                    (50.0, 232, 5, 6.2e-6)])  # fmt: skip
+def test_step_size_is_that_of_song_and_ermon_2020(first, levels, steps, expected):
+    sigmas = helpers.geometric_sigmas(first, 0.01, round(levels))
+    assert helpers.annealed_step(sigmas, steps) == pytest.approx(expected, rel=0.015)
+
+
+def test_geometric_sigmas_descend_by_one_ratio():
+    sigmas = helpers.geometric_sigmas(10.0, 0.01, 89)
+    ratios = sigmas[:-1] / sigmas[1:]
+    assert sigmas[0].item() == pytest.approx(10) and sigmas[-1].item() == pytest.approx(0.01)
+    assert torch.allclose(ratios, ratios[:1].expand(88), rtol=1e-4) and ratios[0].item() == pytest.approx(1.0817, abs=1e-3)
+
+
+def networks():
+    return [helpers.EnergyNetwork(8), helpers.ScoreNetwork(8, 16)]
+
+
+def run_sampler(model, generator=None, **options):
+    if isinstance(model, helpers.EnergyNetwork):
+        start = torch.full((3, 1, 28, 28), 0.5)
+        return helpers.langevin_dynamics(model, start, 3, generator=generator, **options)
+    return helpers.annealed_langevin_dynamics(model, [1, 2, 3], [2.0, 1.0, 0.5], steps=1, generator=generator, **options)
+
+
+@pytest.mark.parametrize("model", networks(), ids=["energy", "score"])
+@pytest.mark.parametrize("training", [True, False])
+def test_samplers_leave_no_trace(model, training, generator):
+    model.train(training)
+    next(model.parameters()).requires_grad_(False)
+    before = [(p.clone(), p.requires_grad, p.grad) for p in model.parameters()]
+    global_state = torch.get_rng_state()
+    x = run_sampler(model, generator)
+    assert torch.equal(torch.get_rng_state(), global_state)
+    assert model.training == training and not x.requires_grad
+    for p, (value, requires_grad, grad) in zip(model.parameters(), before, strict=True):
+        assert torch.equal(p, value) and p.requires_grad == requires_grad and p.grad is grad
+    with torch.no_grad():
+        assert run_sampler(model, generator).shape == x.shape  # also where gradients are switched off around it
+
+
+@pytest.mark.parametrize("model", networks(), ids=["energy", "score"])
+def test_samplers_repeat_with_the_seed_and_keep_snapshots(model):
+    first = run_sampler(model, torch.Generator().manual_seed(7))
+    again, frames = run_sampler(model, torch.Generator().manual_seed(7), snapshots=[0, 2, 3])
+    assert torch.equal(first, again) and frames.shape == (3, 3, 1, 28, 28)
+    with pytest.raises(ValueError, match=r"snapshots.*0\.\.3"):
+        run_sampler(model, snapshots=[4])
+
+
+def test_chain_network_matches_the_plain_one(generator):
+    model = helpers.EnergyNetwork(16)
+    x = torch.rand(64, 1, 28, 28, generator=generator, requires_grad=True)
+    plain = torch.autograd.grad(model.layers(2 * x - 1).sum(), x)[0]
+    fast = torch.autograd.grad(helpers.frozen(model)(x).sum(), x)[0]
+    assert (plain - fast).norm() < 0.02 * plain.norm()  # bfloat16 rounds to 1 part in 256
+
+
+def test_average_of_weights_can_be_sampled(generator):
+    ema = helpers.ema_of(helpers.EnergyNetwork(8), 0.9)
+    assert torch.equal(run_sampler(ema.module, torch.Generator().manual_seed(1)),
+                       helpers.langevin_dynamics(ema, torch.full((3, 1, 28, 28), 0.5), 3,
+                                                 generator=torch.Generator().manual_seed(1)))  # fmt: skip
+
+
+def test_buffer_redraws_a_binomial_share(generator):
+    buffer = helpers.ReplayBuffer(2000, redraw=0.05, chains=torch.zeros(2000, 1, 28, 28), generator=generator)
+    redrawn = sum(int((buffer.sample(500).flatten(1).sum(1) > 0).sum()) for _ in range(40))
+    n = 40 * 500
+    assert abs(redrawn - 0.05 * n) < 5 * math.sqrt(n * 0.05 * 0.95)
+    assert buffer.chains.sum() == 0  # nothing is stored before write_back
+
+
+def test_buffer_writes_back_to_the_slots_it_drew(generator):
+    buffer = helpers.ReplayBuffer(50, redraw=0.0, generator=generator)
+    before = buffer.chains.clone()
+    start = buffer.sample(20)
+    assert buffer.slots.unique().numel() == 20 and torch.equal(start, before[buffer.slots])
+    new = torch.rand(20, 1, 28, 28, generator=generator)
+    buffer.write_back(new)
+    rest = torch.ones(50, dtype=torch.bool)
+    rest[buffer.slots] = False
+    assert torch.equal(buffer.chains[buffer.slots], new) and torch.equal(buffer.chains[rest], before[rest])
+    assert torch.equal(buffer.sample(50).sum((1, 2, 3)).sort().values, buffer.chains.sum((1, 2, 3)).sort().values)
+
+
+def test_buffer_takes_committed_bytes_and_refuses_what_does_not_fit(generator):
+    buffer = helpers.ReplayBuffer(chains=torch.full((4, 1, 28, 28), 255, dtype=torch.uint8))
+    assert len(buffer) == 4 and buffer.chains.max() == 1
+    with pytest.raises(ValueError, match="5 distinct chains from a buffer of 4"):
+        buffer.sample(5)
+    with pytest.raises(ValueError, match="last sample"):
+        buffer.write_back(torch.rand(2, 1, 28, 28))
+    with pytest.raises(ValueError, match=r"\[B, 1, 28, 28\]"):
+        helpers.ReplayBuffer(chains=torch.rand(4, 28, 28))
+
+
+@pytest.mark.parametrize("labels", [[10], [-1], [0.5], [[1]], [True]])
+def test_labels_that_are_no_digits_are_refused(labels):
+    with pytest.raises(ValueError, match="labels must"):
+        helpers.annealed_langevin_dynamics(mixture_score, torch.tensor(labels), [1.0])
+
+
+def test_number_of_samples_must_be_known_and_agree():
+    with pytest.raises(ValueError, match="2 labels were given for 3 images"):
+        helpers.annealed_langevin_dynamics(mixture_score, [1, 2], [1.0], start=torch.zeros(3, 1))
+    with pytest.raises(ValueError, match="2 labels were given for 4 images"):
+        helpers.annealed_langevin_dynamics(mixture_score, [1, 2], [1.0], n=4)
+    with pytest.raises(ValueError, match="say how many"):
+        helpers.annealed_langevin_dynamics(mixture_score, None, [1.0])
+
+
+@pytest.mark.parametrize(("sigmas", "message"), [([0.1, 1.0], "descend"), ([1.0, 1.0], "descend"), ([1.0, 0.0], "positive"),
+                                                 ([1.0, -1.0], "positive"), ([], "positive"), ([[1.0]], "1-D"),
+                                                 ([math.nan], "finite")])  # fmt: skip
+def test_sigmas_must_be_positive_and_descend(sigmas, message):
+    with pytest.raises(ValueError, match=message):
+        helpers.annealed_langevin_dynamics(mixture_score, None, sigmas, n=1)
+
+
+def test_a_model_on_no_device_is_a_plain_function():
+    class Energy(nn.Module):
+        def forward(self, x):
+            return gaussian_energy(x)
+
+    x = helpers.langevin_dynamics(Energy(), torch.ones(2, 3), 1, STEP, noise=0.0, clip=None, bounds=None)
+    assert torch.allclose(x, torch.full((2, 3), 0.5))
