@@ -80,7 +80,7 @@ def check_images(images, clean=False):
         raise ValueError(f"images must be a tensor [B, 1, 28, 28]; this is {tuple(getattr(images, 'shape', ()))}")
     if images.dtype != torch.float32:
         raise ValueError(f"images must be float32, not {images.dtype}: divide bytes by 255 first")
-    if clean and not (0 <= images.min() and images.max() <= 1):
+    if clean and not (images.min() >= 0 and images.max() <= 1):
         raise ValueError(f"clean images must lie in [0, 1]; these span [{images.min():.3g}, {images.max():.3g}]")
 
 
@@ -91,7 +91,7 @@ def check_labels(labels, n=None, device=None):
         raise ValueError(f"labels must be a 1-D tensor of whole numbers, not {labels.dtype} {tuple(labels.shape)}")
     if n is not None and len(labels) != n:
         raise ValueError(f"{len(labels)} labels were given for {n} images")
-    if len(labels) and not (0 <= labels.min() and labels.max() <= 9):
+    if len(labels) and not (labels.min() >= 0 and labels.max() <= 9):
         raise ValueError(f"labels must lie in 0..9; these span {labels.min():d}..{labels.max():d}")
     return labels.long()
 
@@ -602,7 +602,7 @@ def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu"):
             (path / ".writable").touch()
             (path / ".writable").unlink()
         except OSError as error:
-            raise OSError(f"cannot write to {path}/: {error}. Free the folder or run elsewhere; nothing was lost.") from error
+            raise OSError(f"cannot write to {path}/: {error}. Free it or run elsewhere; nothing was lost.") from error
     weights = "weights from checkpoints/" if pretrained else f"training from scratch, or on from {folder}/"
     print(f"{name}: preset {preset}, {data}, {weights}; figures go to {figures}/. {hardware_name()}.")
     return Run(name, preset, pretrained, folder, figures)
@@ -706,7 +706,8 @@ def check_history(history, first, last, path):
         bad = next((i for i in range(first, last) if not math.isfinite(values[i])), None)
         if bad is not None:
             kept = f"The last good state is in {path}" if Path(path).exists() else "No state had been saved yet"
-            raise FloatingPointError(f"Training went non-finite: {name} is {values[bad]} at update {bad + 1}. {kept}. "
+            raise FloatingPointError(f"Training went non-finite: {name} is {values[bad]} at update {bad + 1}. "
+                                     f"{kept}. "
                                      "Try a lower learning rate, fewer or smaller Langevin steps, or another seed.")  # fmt: skip
 
 

@@ -1,0 +1,51 @@
+"""The judge against closed forms."""
+
+import numpy as np
+import pytest
+import torch
+
+import evaluation
+
+
+def test_frechet_distance_of_two_gaussians():
+    rng = np.random.default_rng(0)
+    n, d = 200_000, 3
+    mean, scale = np.array([1.0, -2.0, 0.5]), np.array([1.0, 2.0, 0.5])
+    a, b = rng.normal(size=(n, d)), mean + scale * rng.normal(size=(n, d))
+    expected = (mean**2).sum() + ((scale - 1) ** 2).sum()  # diagonal covariances commute
+    assert evaluation.frechet_distance(a, b) == pytest.approx(expected, rel=0.02)
+    assert evaluation.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert evaluation.frechet_distance(a, b) == pytest.approx(evaluation.frechet_distance(b, a), rel=1e-6)
+
+
+def test_frechet_distance_of_correlated_gaussians():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(200_000, 2)), rng.normal(size=(200_000, 2)) @ np.array([[1.0, 0.0], [0.8, 0.6]]).T
+    # B has eigenvalues 1.8 and 0.2, A is the identity
+    expected = (np.sqrt(1.8) - 1) ** 2 + (np.sqrt(0.2) - 1) ** 2
+    assert evaluation.frechet_distance(a, b) == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize(("sigma", "decibel"), [(0.1, 20.0), (0.25, 12.04), (0.5, 6.02)])
+def test_psnr_of_known_noise(sigma, decibel, generator):
+    clean = torch.rand(500, 1, 28, 28, generator=generator)
+    noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
+    assert evaluation.psnr(noisy, clean) == pytest.approx(decibel, abs=0.05)
+
+
+def test_shift_moves_without_loss(generator):
+    images = torch.zeros(200, 1, 28, 28)
+    images[:, 0, 14, 14] = 1
+    moved = evaluation.shift(images, 2, generator)
+    assert torch.equal(moved.sum((1, 2, 3)), torch.ones(200))
+    y, x = moved[:, 0].flatten(1).argmax(1) // 28 - 14, moved[:, 0].flatten(1).argmax(1) % 28 - 14
+    assert set(y.tolist()) == set(x.tolist()) == {-2, -1, 0, 1, 2}
+
+
+def test_judgement_counts_shares(generator):
+    judge = evaluation.load_classifier("cpu")
+    images = torch.rand(200, 1, 28, 28, generator=generator)
+    real = torch.randn(300, 128, generator=generator)
+    judgement = evaluation.judge_samples(judge, images, real)
+    assert 0 <= judgement["rarest_digit"] <= 0.1 <= judgement["commonest_digit"] <= 1
+    assert "Frechet distance" in evaluation.judgement_line(judgement)

@@ -1,0 +1,111 @@
+"""Every notebook of the repository: executed in smoke mode in a folder of its own, and fit to be read as committed."""
+
+import json
+import re
+import shutil
+import statistics
+from pathlib import Path
+
+import papermill
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))  # the order of the runs: EBM-BestPractice, EBM, score-based-model
+EXPORTS = {
+    "EBM": ["ebm_baseline_samples.png", "ebm_baseline_denoising.png"],
+    "EBM-BestPractice": ["ebm_generation_evolution.png", "training_stability.png", "ebm_denoising.png", "ebm_evolution.gif"],
+    "score-based-model": ["sbm_conditional_grid.png", "sbm_unconditional_grid.png", "denoising_results.png"],
+}
+
+
+def code_cells(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def stderr_of(path):
+    outputs = [output for cell in code_cells(path) for output in cell["outputs"]]
+    assert not any(output["output_type"] == "error" for output in outputs)
+    return "".join("".join(output["text"]) for output in outputs if output.get("name") == "stderr")
+
+
+def test_all_three_notebooks_are_found():
+    assert {path.stem for path in NOTEBOOKS} == set(EXPORTS)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A folder with the notebooks and what they import; the notebooks run in it one after another."""
+    folder = tmp_path_factory.mktemp("workshop")
+    for path in [*NOTEBOOKS, ROOT / "helpers.py", ROOT / "evaluation.py"]:
+        shutil.copy(path, folder)
+    shutil.copytree(ROOT / "checkpoints", folder / "checkpoints")
+    return folder
+
+
+def execute(path, workshop, monkeypatch, **parameters):
+    monkeypatch.setenv("MNIST_ROOT", str(workshop / "no-mnist-here"))
+    monkeypatch.delenv("PUBLISH", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(workshop))
+    output = workshop / f"executed-{path.name}"
+    papermill.execute_notebook(workshop / path.name, output, {"preset": "smoke", **parameters}, cwd=workshop,
+                               progress_bar=False, kernel_name="python3")  # fmt: skip
+    assert "warning" not in stderr_of(output).lower()
+    return output
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_trains_and_exports_in_smoke_mode(path, workshop, monkeypatch):
+    output = execute(path, workshop, monkeypatch)
+    text = output.read_text(encoding="utf-8")
+    assert "NO MNIST" in text and "update 6/6" in text
+    for name in EXPORTS[path.stem]:
+        assert (workshop / "runs" / "smoke-uci-digits" / "assets" / name).stat().st_size > 1000
+    assert not (workshop / "assets").exists()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_with_committed_weights(path, workshop, monkeypatch):
+    output = execute(path, workshop, monkeypatch, pretrained=True)
+    assert "trained before" in output.read_text(encoding="utf-8")
+    for name in EXPORTS[path.stem]:
+        assert (workshop / "runs" / "demo-smoke-uci-digits" / "assets" / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_notebook_is_executed_clean_and_small(path):
+    cells = [cell for cell in code_cells(path) if source(cell).strip()]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert stderr_of(path) == ""
+    assert path.stat().st_size < 2_000_000
+    lengths = [len(source(cell).splitlines()) for cell in cells]
+    assert max(lengths) <= 40 and statistics.median(lengths) <= 12
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert "widgets" not in notebook["metadata"] and "papermill" not in notebook["metadata"]
+    assert not any({"papermill", "execution"} & set(cell["metadata"]) for cell in notebook["cells"])
+    outputs = json.dumps([cell["outputs"] for cell in cells])
+    assert "widget-view" not in outputs and "preset full, MNIST" in outputs
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_cell_has_the_defaults_of_a_newcomer(path):
+    tagged = [source(cell) for cell in code_cells(path) if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    assert re.search(r'^preset = "auto"', tagged[0], re.M) and re.search(r"^pretrained = False", tagged[0], re.M)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_colab_without_the_modules_gets_told_what_to_do(path, tmp_path, monkeypatch):
+    import sys
+    import types
+
+    setup = next(source(cell) for cell in code_cells(path) if "google.colab" in source(cell))
+    monkeypatch.chdir(tmp_path)
+    exec(setup, {})  # outside Colab it does nothing
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    with pytest.raises(FileNotFoundError, match=r"upload helpers\.py and evaluation\.py"):
+        exec(setup, {})
