@@ -9,7 +9,7 @@ BIN = .venv/bin
 NOTEBOOKS = EBM EBM-BestPractice score-based-model
 EXECUTE = $(BIN)/papermill --no-progress-bar --log-output
 
-.PHONY: setup run demo publish test clean
+.PHONY: setup run demo publish tables test clean
 
 setup: .venv/installed
 
@@ -33,6 +33,12 @@ publish: setup
 	PUBLISH=1 TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.timeout=-1 --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS:%=%.ipynb)
+
+# Keeps what the last quick runs measured beside the full runs' results, and writes README's tables from both.
+tables: setup
+	mkdir -p assets/results/quick
+	[ ! -d runs/quick/assets/results ] || cp runs/quick/assets/results/*.json assets/results/quick/
+	$(BIN)/python evaluation.py tables
 
 test: setup
 	$(BIN)/ruff check .

@@ -1,9 +1,11 @@
 """What judges: an independent digit classifier and its features, Frechet distance, PSNR.
 
-Train the classifier anew with `python evaluation.py` (a few minutes on two cores).
+`python evaluation.py classifier` trains the classifier anew, `python evaluation.py tables` writes README's tables.
 """
 
 import argparse
+import json
+from pathlib import Path
 
 import numpy as np
 import scipy.linalg
@@ -79,14 +81,14 @@ def load_classifier(device=None, folder=None):
 
 @torch.no_grad()
 def features_and_probabilities(classifier, images, batch_size=500):
-    """(features [N, 128] in float64, class probabilities [N, 10]) of images clamped to [0, 1]."""
+    """(features [N, 128], class probabilities [N, 10]), on the CPU, of images clamped to [0, 1]."""
     features = torch.cat([classifier.features(x.clamp(0, 1)) for x in images.split(batch_size)])
-    return features.double(), classifier.head(features).softmax(dim=1)
+    return features.cpu(), classifier.head(features).softmax(dim=1).cpu()
 
 
 def accuracy(classifier, images, labels):
     """Share of images that the classifier gives the label asked for."""
-    return (features_and_probabilities(classifier, images)[1].argmax(1) == labels).double().mean().item()
+    return (features_and_probabilities(classifier, images)[1].argmax(1) == labels.cpu()).double().mean().item()
 
 
 def frechet_distance(a, b):
@@ -110,7 +112,7 @@ def judge_samples(classifier, images, real_features):
     features, probabilities = features_and_probabilities(classifier, images)
     shares = torch.bincount(probabilities.argmax(1), minlength=10) / len(images)
     return {
-        "frechet_distance": frechet_distance(features.cpu(), real_features.cpu()),
+        "frechet_distance": frechet_distance(features, real_features),
         "share_confident": (probabilities.max(1).values > 0.9).double().mean().item(),
         "rarest_digit": shares.min().item(),
         "commonest_digit": shares.max().item(),
@@ -141,20 +143,88 @@ def denoising_figure(rows, examples=12):
     return figure
 
 
+TABLES_BEGIN, TABLES_END = "<!-- tables: written by `make tables`, do not edit -->", "<!-- end of tables -->"
+
+
+def read_results(folder):
+    """{notebook: what it measured} from a folder's *.json."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))}
+
+
+def markdown_table(header, rows):
+    """A table as Markdown, the numbers right-aligned."""
+    line = "|" + "|".join(":--" if i == 0 else "--:" for i in range(len(header))) + "|"
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [header, *rows]).replace("\n", f"\n{line}\n", 1)
+
+
+def quality_row(name, judgement, floor):
+    distance, times = judgement["frechet_distance"], judgement["frechet_distance"] / floor["frechet_distance"]
+    right = f"{judgement['labels_right']:.1%}" if "labels_right" in judgement else ""
+    return [name, f"{distance:.1f}", f"{times:.1f}", f"{judgement['share_confident']:.0%}",
+            f"{judgement['rarest_digit']:.1%} to {judgement['commonest_digit']:.1%}", right]  # fmt: skip
+
+
+def readme_tables(folder="assets/results"):
+    """README's measured tables, made from the results of the `full` and (in quick/) the `quick` runs."""
+    full, quick = read_results(folder), read_results(Path(folder) / "quick")
+    ebm, best, score = full["EBM"], full["EBM-BestPractice"], full["score-based-model"]
+    header = ["samples", "Fréchet distance", "× floor", "confident", "share of a digit", "labels right"]
+    rows = [quality_row("real training images (the floor)", score["floor"], score["floor"])]
+    name = f"score model, conditional, {score['evaluations']} evaluations"
+    rows.append(quality_row(name, score["conditional"], score["floor"]))
+    for label, result in (("EBM, replay buffer", best), ("EBM, no buffer", ebm)):
+        rows += [quality_row(f"{label}, {int(steps):,} steps", result["chains"][steps], result["floor"])
+                 for steps in ("20", "60", "200", "500", "2000")]  # fmt: skip
+    caption = (f"n = {score['n']:,} samples a row; seeds {ebm['seed']} (EBMs) and {score['seed']} (score); sampled on "
+               f"{score['hardware']}, {score['date']}.")  # fmt: skip
+    parts = [f"**Samples.** {caption}", markdown_table(header, rows)]
+    header = ["σ", "noisy", "EBM, no buffer", "EBM, replay buffer", "score model (Tweedie)"]
+    rows = [[sigma, *(f"{value:.1f}" for value in (ebm["denoising"][sigma]["noisy"], ebm["denoising"][sigma]["EBM"],
+                                                   best["denoising"][sigma]["EBM"],
+                                                   score["denoising"][sigma]["Denoised: score"]))]
+            for sigma in ebm["denoising"]]  # fmt: skip
+    parts += [f"**Denoising.** PSNR in dB over the first {score['n']:,} test digits, noise not clipped.",
+              markdown_table(header, rows)]  # fmt: skip
+    header = ["notebook", "preset", "updates", "minutes of training", "trained on", "Fréchet distance", "n", "floor"]
+    rows = []
+    for preset, results in (("full", full), ("quick", quick)):
+        for name, result in results.items():
+            quality = result["conditional"] if "conditional" in result else result["chains"]["500"]
+            training = result["training"]
+            rows.append([f"`{name}`", preset, f"{training['updates']:,}", f"{training['minutes']:.1f}", training["hardware"],
+                         f"{quality['frechet_distance']:.1f}", f"{result['n']:,}",
+                         f"{result['floor']['frechet_distance']:.1f}"])  # fmt: skip
+    parts += ["**What a run costs.** Distance of EBM samples after 500 steps, of the score model's conditional samples.",
+              markdown_table(header, rows)]  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def write_readme_tables(readme="README.md"):
+    """Put readme_tables() between README's two markers."""
+    text = Path(readme).read_text(encoding="utf-8")
+    before, rest = text.split(TABLES_BEGIN)
+    _, after = rest.split(TABLES_END)
+    Path(readme).write_text(f"{before}{TABLES_BEGIN}\n\n{readme_tables()}\n\n{TABLES_END}{after}", encoding="utf-8")
+
+
 def main():
-    parser = argparse.ArgumentParser(description="Train the classifier that judges, and save it to checkpoints/.")
+    parser = argparse.ArgumentParser(description="Train the classifier that judges, or write README's tables.")
+    parser.add_argument("task", choices=("classifier", "tables"))
     parser.add_argument("--epochs", type=int, default=12)
+    arguments = parser.parse_args()
+    if arguments.task == "tables":
+        return write_readme_tables()
     device = helpers.pick_device()
     generator = helpers.seed_everything(0, device)
     data = helpers.load_mnist(device=device)
-    model = train_classifier(data.train_images, data.train_labels, parser.parse_args().epochs, generator=generator)
-    model.load_state_dict({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()})
+    model = train_classifier(data.train_images, data.train_labels, arguments.epochs, generator=generator)
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    model.load_state_dict(weights)
     test = accuracy(model, data.test_images, data.test_labels)
     print(f"accuracy on {len(data.test_images):,} test digits ({data.name}): {test:.2%}")
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     if data.name == "MNIST":
-        helpers.save_atomically({"kind": "classifier", "weights": weights, "test_accuracy": test},
-                                helpers.CHECKPOINTS / "classifier.pt")  # fmt: skip
+        contents = {"kind": "classifier", "weights": weights, "test_accuracy": test}
+        helpers.save_atomically(contents, helpers.CHECKPOINTS / "classifier.pt")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ gradient of log p_sigma(x) with respect to x, shaped like x. What judges the res
 
 import copy
 import hashlib
+import json
 import math
 import os
 import platform
@@ -707,8 +708,7 @@ def check_history(history, first, last, path):
         if bad is not None:
             kept = f"The last good state is in {path}" if Path(path).exists() else "No state had been saved yet"
             raise FloatingPointError(f"Training went non-finite: {name} is {values[bad]} at update {bad + 1}. "
-                                     f"{kept}. "
-                                     "Try a lower learning rate, fewer or smaller Langevin steps, or another seed.")  # fmt: skip
+                                     f"{kept}. Try a lower learning rate, smaller steps, or another seed.")  # fmt: skip
 
 
 def save_run(path, update, seconds, settings, history, state):
@@ -730,13 +730,16 @@ def restore(path, settings, history, state):
     if differing or set(saved["state"]) != set(state):
         what = ", ".join(sorted(differing)) or "its parts"
         raise ValueError(f"{path} belongs to a run that differs in {what}: delete or rename it to start afresh.")
-    for name, part in state.items():
-        if isinstance(part, torch.Generator):
-            part.set_state(saved["state"][name].cpu())
-        else:
-            part.load_state_dict(saved["state"][name])
-    for name in history:
-        history[name][:] = saved["history"][name].tolist()
+    try:
+        for name, part in state.items():
+            if isinstance(part, torch.Generator):
+                part.set_state(saved["state"][name].cpu())
+            else:
+                part.load_state_dict(saved["state"][name])
+        for name in history:
+            history[name][:] = saved["history"][name].tolist()
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit this run: delete or rename it to start afresh. ({error})") from error
     return saved["update"], saved["seconds"]
 
 
@@ -744,6 +747,7 @@ def save_pretrained(run, model, chains=None):
     """Turn a finished run into a small file: half-precision weights, history, settings, for an EBM 1,000 chains as bytes.
 
     It goes to the run's folder, where the other notebooks look for it; from a full run on MNIST also to checkpoints/.
+    Returns what it wrote.
     """
     saved = load_checkpoint(run.checkpoint, "run")
     weights = {k: (v.half() if v.is_floating_point() else v).cpu() for k, v in model.state_dict().items()}
@@ -755,6 +759,7 @@ def save_pretrained(run, model, chains=None):
         contents["chains"] = (chains[:1000].clamp(0, 1) * 255).round().byte().cpu()
     for folder in {run.folder, CHECKPOINTS if run.figures == Path("assets") else run.folder}:
         save_atomically(contents, folder / f"{run.name}.pt")
+    return contents
 
 
 def load_pretrained(name, device=None, folder=None):
@@ -771,6 +776,11 @@ def load_pretrained(name, device=None, folder=None):
         raise ValueError(f"{path} does not fit the networks of this helpers.py: {error}") from error
     record["history"] = {k: v.float().cpu().numpy() for k, v in record["history"].items()}
     return model, record
+
+
+def provenance(record):
+    """The part of a record that belongs beside every number: how long training took, on what."""
+    return {key: record[key] for key in ("preset", "updates", "minutes", "hardware")}
 
 
 def load_partner(name, run, device=None):
@@ -807,6 +817,15 @@ def plot_history(ax, values, color, label):
     smooth = np.convolve(values, np.ones(window) / window, mode="valid")
     ax.plot(values, color=color, alpha=0.2, linewidth=0.5)
     ax.plot(np.arange(len(smooth)) + window / 2, smooth, color=color, label=label)
+
+
+def save_results(run, seed, **results):
+    """Write what a notebook measured to the figures folder's results/<notebook>.json, with what it was measured on."""
+    record = {"notebook": f"{run.name}.ipynb", "preset": run.preset, "seed": seed, "hardware": hardware_name(),
+              "date": time.strftime("%Y-%m-%d"), **results}  # fmt: skip
+    path = run.figures / "results" / f"{run.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def save_animation(frames, run, filename, columns, milliseconds=90):

@@ -71,7 +71,7 @@ def test_notebook_trains_and_exports_in_smoke_mode(path, workshop, monkeypatch):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_with_committed_weights(path, workshop, monkeypatch):
     output = execute(path, workshop, monkeypatch, pretrained=True)
-    assert "trained before" in output.read_text(encoding="utf-8")
+    assert "Trained for" in output.read_text(encoding="utf-8")
     for name in EXPORTS[path.stem]:
         assert (workshop / "runs" / "demo-smoke-uci-digits" / "assets" / name).stat().st_size > 1000
 

@@ -11,12 +11,12 @@ import helpers
 TOTAL = 8
 
 
-def train(path, total=TOTAL, stop_after=None, bad_at=None, break_weights_at=None, settings=None):
+def train(path, total=TOTAL, stop_after=None, bad_at=None, break_weights_at=None, settings=None, width=4):
     """A whole small EBM training run with everything a notebook's has; returns its final state."""
     generator = helpers.seed_everything(3)
     images = torch.rand(64, 1, 28, 28, generator=generator)
     batches = helpers.minibatches(images, torch.zeros(64).long(), 8, generator)
-    model = helpers.EnergyNetwork(4)
+    model = helpers.EnergyNetwork(width)
     ema, buffer = helpers.ema_of(model, 0.9), helpers.ReplayBuffer(32, generator=generator)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     history = {"loss": [], "e_plus": []}
@@ -97,6 +97,8 @@ def test_a_run_with_other_settings_is_not_mixed_in(tmp_path):
     train(tmp_path / "run.pt")
     with pytest.raises(ValueError, match="differs in K: delete or rename"):
         train(tmp_path / "run.pt", settings={"K": 3})
+    with pytest.raises(ValueError, match=r"run\.pt does not fit this run"):
+        train(tmp_path / "run.pt", width=8)
 
 
 def test_progress_lines_tell_the_means(tmp_path, capsys):
