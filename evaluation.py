@@ -101,18 +101,48 @@ def frechet_distance(a, b):
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root_trace)
 
 
+def covered(points, others, radii, block=1000):
+    """Which of `points` lie within the radius of at least one of `others`."""
+    return torch.cat([(torch.cdist(p, others) <= radii).any(dim=1) for p in points.split(block)])
+
+
+def kth_distances(features, k, block=1000):
+    """Distance of each feature vector to its k-th nearest neighbour among the others."""
+    return torch.cat([torch.cdist(f, features).kthvalue(k + 1, dim=1).values for f in features.split(block)])
+
+
+def precision_recall(real, generated, k=3):
+    """Improved precision and recall (Kynkaanniemi et al. 2019): the share of generated features within the k-th-neighbour
+    balls of the real ones, and of real features within those of the generated ones. Give as many of each."""
+    real, generated = real.double(), generated.double()
+    precision = covered(generated, real, kth_distances(real, k)).double().mean().item()
+    recall = covered(real, generated, kth_distances(generated, k)).double().mean().item()
+    return precision, recall
+
+
+def nearest_neighbours(images, training_images, block=500):
+    """(distance, index) of the training image nearest to each image, Euclidean in pixels: is it a copy?"""
+    flat = training_images.flatten(1)
+    found = [torch.cdist(x.flatten(1), flat).min(dim=1) for x in images.split(block)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
 def psnr(images, clean):
     """Peak signal-to-noise ratio in dB for a peak of 1, from the squared error pooled over all images."""
     return float(-10 * torch.log10((images - clean).square().mean()))
 
 
 def judge_samples(classifier, images, real_features):
-    """Frechet distance of images to real features [N, 128], share that the classifier is over 90 % sure of, and the
-    rarest and commonest digit's share. Quote n and the floor (real training images, same n) beside the distance."""
+    """Frechet distance of images to real features [N, 128], precision and recall against the first of these, share that
+    the classifier is over 90 % sure of, and the rarest and commonest digit's share. Quote n and the floor (real training
+    images, same n) beside them."""
     features, probabilities = features_and_probabilities(classifier, images)
-    shares = torch.bincount(probabilities.argmax(1), minlength=10) / len(images)
+    shares = torch.bincount(probabilities.argmax(1), minlength=10).double() / len(images)
+    precision, recall = precision_recall(real_features[: len(features)], features)
     return {
         "frechet_distance": frechet_distance(features, real_features),
+        "precision": precision,
+        "recall": recall,
         "share_confident": (probabilities.max(1).values > 0.9).double().mean().item(),
         "rarest_digit": shares.min().item(),
         "commonest_digit": shares.max().item(),
@@ -121,7 +151,8 @@ def judge_samples(classifier, images, real_features):
 
 def judgement_line(judgement):
     """judge_samples() in words, for a notebook's output."""
-    return (f"Frechet distance {judgement['frechet_distance']:7.1f}, {judgement['share_confident']:4.0%} confident, "
+    return (f"Frechet distance {judgement['frechet_distance']:7.1f}, precision {judgement['precision']:.2f}, "
+            f"recall {judgement['recall']:.2f}, {judgement['share_confident']:4.0%} confident, "
             f"digits from {judgement['rarest_digit']:.1%} to {judgement['commonest_digit']:.1%} each")  # fmt: skip
 
 
@@ -160,7 +191,8 @@ def markdown_table(header, rows):
 def quality_row(name, judgement, floor):
     distance, times = judgement["frechet_distance"], judgement["frechet_distance"] / floor["frechet_distance"]
     right = f"{judgement['labels_right']:.1%}" if "labels_right" in judgement else ""
-    return [name, f"{distance:.1f}", f"{times:.1f}", f"{judgement['share_confident']:.0%}",
+    return [name, f"{distance:.1f}", f"{times:.1f}", f"{judgement['precision']:.2f}", f"{judgement['recall']:.2f}",
+            f"{judgement['share_confident']:.0%}",
             f"{judgement['rarest_digit']:.1%} to {judgement['commonest_digit']:.1%}", right]  # fmt: skip
 
 
@@ -168,7 +200,8 @@ def readme_tables(folder="assets/results"):
     """README's measured tables, made from the results of the `full` and (in quick/) the `quick` runs."""
     full, quick = read_results(folder), read_results(Path(folder) / "quick")
     ebm, best, score = full["EBM"], full["EBM-BestPractice"], full["score-based-model"]
-    header = ["samples", "Fréchet distance", "× floor", "confident", "share of a digit", "labels right"]
+    header = ["samples", "Fréchet distance", "× floor", "precision", "recall", "confident", "share of a digit",
+              "labels right"]  # fmt: skip
     rows = [quality_row("real training images (the floor)", score["floor"], score["floor"])]
     name = f"score model, conditional, {score['evaluations']} evaluations"
     rows.append(quality_row(name, score["conditional"], score["floor"]))

@@ -548,7 +548,7 @@ def denoising_score_matching_loss(model, x, sigma, labels=None, weight=torch.squ
     return (weight(s) * (model(x + s * z, sigma, labels) + z / s).square()).mean()
 
 
-def set_learning_rate(optimizer, peak, update, total, warmup=100, fall=0.4, last=0.02):
+def set_learning_rate(optimizer, peak, update, total, warmup=100, fall=0.8, last=0.02):
     """`peak` after a linear warm-up, falling linearly to `last` * peak over the final `fall` of the run."""
     share_left = (total - update) / total
     rate = peak * min(1.0, (update + 1) / min(warmup, total), max(last, share_left / fall))

@@ -26,6 +26,43 @@ def test_frechet_distance_of_correlated_gaussians():
     assert evaluation.frechet_distance(a, b) == pytest.approx(expected, rel=0.03)
 
 
+def test_frechet_distance_agrees_with_torchmetrics():
+    fid = pytest.importorskip("torchmetrics.image.fid")
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(500, 20)), rng.normal(size=(400, 20)) @ rng.normal(size=(20, 20)) + 1
+    moments = [torch.tensor(m) for x in (a, b) for m in (x.mean(0), np.cov(x, rowvar=False))]
+    assert evaluation.frechet_distance(a, b) == pytest.approx(fid._compute_fid(*moments).item(), rel=1e-6)
+
+
+def test_precision_and_recall_of_known_sets(generator):
+    a = torch.randn(300, 4, generator=generator)
+    assert evaluation.precision_recall(a, a) == (1, 1)
+    assert evaluation.precision_recall(a, a + 100) == (0, 0)
+    both = torch.cat([a, a + 100])  # real digits in two clusters, generated ones in the first only
+    assert evaluation.precision_recall(both, a) == (1, 0.5)
+    assert evaluation.precision_recall(a, both) == (0.5, 1)
+
+
+def test_precision_and_recall_against_brute_force(generator):
+    real, generated = torch.randn(60, 3, generator=generator), 0.5 + torch.randn(70, 3, generator=generator)
+
+    def share(points, others):
+        radii = [sorted(((o - q) ** 2).sum().sqrt().item() for q in others)[3] for o in others]  # [0] is itself
+        inside = [any(((p - o) ** 2).sum().sqrt().item() <= r for o, r in zip(others, radii, strict=True)) for p in points]
+        return sum(inside) / len(points)
+
+    expected = share(generated, real), share(real, generated)
+    assert evaluation.precision_recall(real, generated) == pytest.approx(expected)
+
+
+def test_nearest_neighbours_find_the_copy(generator):
+    training = torch.rand(50, 1, 28, 28, generator=generator)
+    copies = training[[7, 3]].clone()
+    copies[1, 0, 0, 0] += 0.5
+    distance, index = evaluation.nearest_neighbours(copies, training)
+    assert index.tolist() == [7, 3] and distance.tolist() == pytest.approx([0, 0.5], abs=1e-2)
+
+
 @pytest.mark.parametrize(("sigma", "decibel"), [(0.1, 20.0), (0.25, 12.04), (0.5, 6.02)])
 def test_psnr_of_known_noise(sigma, decibel, generator):
     clean = torch.rand(500, 1, 28, 28, generator=generator)
