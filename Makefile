@@ -16,7 +16,6 @@ setup: .venv/installed
 .venv/installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	$(BIN)/python -m ipykernel install --prefix .venv --name python3 >/dev/null
 	touch $@
 
 run: setup

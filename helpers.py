@@ -212,7 +212,8 @@ def minibatches(images, labels, batch_size, generator=None):
 class EnergyNetwork(nn.Module):
     """E(x): images [B, 1, 28, 28] to energies [B], low = likely. Smooth activations, no normalisation, no dropout.
 
-    As in ScoreNetwork, the layers run in bfloat16 where the chip has it natively; the result is float32.
+    As in ScoreNetwork, the layers run in bfloat16 where the chip has it natively; the result is float32. Raises
+    ValueError for images of another shape or type.
     """
 
     def __init__(self, width=32):
@@ -228,6 +229,7 @@ class EnergyNetwork(nn.Module):
         )  # fmt: skip
 
     def forward(self, x):
+        check_images(x)
         with fast_math(x.device):
             return self.layers(2 * x - 1).squeeze(1).float()  # centred; [B]
 
@@ -315,6 +317,7 @@ class ScoreNetwork(nn.Module):
 
     def forward(self, x, sigma, labels=None):
         """The score; sigma is a number or [B]; labels [B] in 0..9, or None (NO_LABEL marks single unlabelled images)."""
+        check_images(x)
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
         if labels is None:
             labels = torch.full((len(x),), self.NO_LABEL, device=x.device)
@@ -325,8 +328,7 @@ class ScoreNetwork(nn.Module):
         return PIXEL_STD / (s * total) * f - centred / total**2
 
     def score(self, x, sigma, labels=None):
-        """forward() with its arguments checked: ValueError for wrong images, labels or a sigma that is not positive."""
-        check_images(x)
+        """forward() with all its arguments checked: ValueError also for wrong labels and a sigma that is not positive."""
         if not torch.as_tensor(sigma).gt(0).all():
             raise ValueError("sigma must be positive")
         labels = None if labels is None else check_labels(labels, len(x), x.device)
@@ -453,8 +455,9 @@ def langevin_dynamics(model, samples, steps=500, step_size=2.5, noise=0.005, cli
     return (x, torch.stack(frames)) if snapshots is not None else x
 
 
-def geometric_sigmas(first=10.0, last=0.01, levels=89):
-    """Noise levels in geometric progression; 89 from 10 to 0.01 is technique 2 of Song & Ermon 2020 for 784 pixels."""
+def geometric_sigmas(first=10.0, last=0.01, levels=50):
+    """Noise levels in geometric progression. Technique 2 of Song & Ermon 2020 asks for 89 levels from 10 to 0.01 with 784
+    pixels; 45 levels of 5 steps gave better digits than 89 of 3, for fewer evaluations (150 samples, one seed)."""
     return check_sigmas(torch.logspace(math.log10(first), math.log10(last), levels))
 
 
@@ -472,7 +475,7 @@ def annealed_step(sigmas, steps):
 
 
 @torch.no_grad()
-def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, steps=3, epsilon=None, denoise=True,
+def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, steps=5, epsilon=None, denoise=True,
                                snapshots=None, generator=None, progress=False):  # fmt: skip
     """Annealed Langevin dynamics on a score (Song & Ermon 2019, algorithm 1, in the form of 2020).
 

@@ -69,6 +69,14 @@ def test_losses_refuse_images_of_wrong_shape_or_type(wrong):
         helpers.contrastive_divergence_loss(helpers.EnergyNetwork(8), torch.rand(4, 1, 28, 28), wrong)
 
 
+@pytest.mark.parametrize("wrong", [torch.rand(4, 28, 28), torch.rand(4, 3, 28, 28), torch.rand(4, 1, 28, 28).double()])
+def test_chains_from_wrong_images_say_so(wrong):
+    with pytest.raises(ValueError, match="images must be"):
+        helpers.langevin_dynamics(helpers.EnergyNetwork(8), wrong, 1)
+    with pytest.raises(ValueError, match="images must be"):
+        helpers.annealed_langevin_dynamics(helpers.ScoreNetwork(8, 16), None, [1.0], start=wrong)
+
+
 def test_noisy_images_may_leave_the_range_clean_ones_may_not(generator):
     noisy = torch.full((4, 1, 28, 28), 1.5)
     helpers.check_images(noisy)
