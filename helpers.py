@@ -552,9 +552,9 @@ def denoising_score_matching_loss(model, x, sigma, labels=None, weight=torch.squ
 
 
 def set_learning_rate(optimizer, peak, update, total, warmup=100, fall=0.8, last=0.02):
-    """`peak` after a linear warm-up, falling linearly to `last` * peak over the final `fall` of the run."""
-    share_left = (total - update) / total
-    rate = peak * min(1.0, (update + 1) / min(warmup, total), max(last, share_left / fall))
+    """`peak` after a linear warm-up, falling linearly to `last` * peak over the final `fall` of the run (0: not at all)."""
+    falling = max(last, (total - update) / total / fall) if fall else 1.0
+    rate = peak * min(1.0, (update + 1) / min(warmup, total), falling)
     for group in optimizer.param_groups:
         group["lr"] = rate
 

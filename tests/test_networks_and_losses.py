@@ -182,6 +182,8 @@ def test_learning_rate_warms_up_holds_and_falls():
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[0] == pytest.approx(0.001) and rates[150] == pytest.approx(0.1)
     assert rates[600] == pytest.approx(0.05) and rates[-1] == pytest.approx(0.002)
+    helpers.set_learning_rate(optimizer, 0.1, 999, 1000, fall=0)
+    assert optimizer.param_groups[0]["lr"] == 0.1
 
 
 def test_denoising_steps_are_tuned_to_the_best(generator):
