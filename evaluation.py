@@ -203,8 +203,8 @@ def readme_tables(folder="assets/results"):
     header = ["samples", "Fréchet distance", "× floor", "precision", "recall", "confident", "share of a digit",
               "labels right"]  # fmt: skip
     rows = [quality_row("real training images (the floor)", score["floor"], score["floor"])]
-    name = f"score model, conditional, {score['evaluations']} evaluations"
-    rows.append(quality_row(name, score["conditional"], score["floor"]))
+    for guidance, judgement in score["conditional"].items():
+        rows.append(quality_row(f"score model, conditional, {guidance}", judgement, score["floor"]))
     for label, result in (("EBM, replay buffer", best), ("EBM, no buffer", ebm)):
         rows += [quality_row(f"{label}, {int(steps):,} steps", result["chains"][steps], result["floor"])
                  for steps in ("20", "60", "200", "500", "2000")]  # fmt: skip
@@ -222,7 +222,7 @@ def readme_tables(folder="assets/results"):
     rows = []
     for preset, results in (("full", full), ("quick", quick)):
         for name, result in results.items():
-            quality = result["conditional"] if "conditional" in result else result["chains"]["500"]
+            quality = result["conditional"]["guidance 1.5"] if "conditional" in result else result["chains"]["500"]
             training = result["training"]
             rows.append([f"`{name}`", preset, f"{training['updates']:,}", f"{training['minutes']:.1f}", training["hardware"],
                          f"{quality['frechet_distance']:.1f}", f"{result['n']:,}",

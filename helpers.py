@@ -474,15 +474,32 @@ def annealed_step(sigmas, steps):
     return float(r[(variance - 1).abs().argmin()] * sigmas[-1] ** 2)
 
 
+def guided(score, weight):
+    """Classifier-free guidance (Ho & Salimans 2022): s(x) + weight (s(x | label) - s(x)), one call for both scores.
+
+    weight 1 is the conditional score itself; above 1, samples are surer of their label and less varied.
+    """
+
+    def guided_score(x, sigma, labels):
+        if labels is None or weight == 1:
+            return score(x, sigma, labels)
+        twice = torch.cat([labels, torch.full_like(labels, ScoreNetwork.NO_LABEL)])
+        with_label, without = score(torch.cat([x, x]), sigma, twice).chunk(2)
+        return without + weight * (with_label - without)
+
+    return guided_score
+
+
 @torch.no_grad()
-def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, steps=5, epsilon=None, denoise=True,
-                               snapshots=None, generator=None, progress=False):  # fmt: skip
+def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, steps=5, epsilon=None, guidance=1.5,
+                               denoise=True, snapshots=None, generator=None, progress=False):  # fmt: skip
     """Annealed Langevin dynamics on a score (Song & Ermon 2019, algorithm 1, in the form of 2020).
 
     At each noise level sigma_i, `steps` times: x <- x + alpha_i s(x, sigma_i) + sqrt(2 alpha_i) z with
     alpha_i = epsilon (sigma_i / sigma_L)^2; at last x + sigma_L^2 s (Tweedie). `model(x, sigma, labels)` is the score;
-    labels [B] in 0..9, or None with `n` or `start` [B, ...]. epsilon None: annealed_step(). `snapshots` are level
-    numbers in 0..L; then the frames come back too. Raises ValueError for bad labels or sigmas, FloatingPointError.
+    labels [B] in 0..9, or None with `n` or `start` [B, ...]. epsilon None: annealed_step(). `guidance` is the weight of
+    guided() where there are labels. `snapshots` are level numbers in 0..L; then the frames come back too. Raises
+    ValueError for bad labels or sigmas, FloatingPointError if the chain diverges.
     """
     device = device_of(model) or (start.device if start is not None else torch.device("cpu"))
     sigmas = check_sigmas(sigmas, device)
@@ -492,7 +509,7 @@ def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, ste
     if start is None:
         shape = (n if labels is None else len(labels), *IMAGE_SHAPE)
         start = sigmas[0] * torch.randn(shape, device=device, generator=generator)
-    score, x = frozen(model), start.detach().to(device, copy=True)
+    score, x = guided(frozen(model), guidance), start.detach().to(device, copy=True)
     ratio = (epsilon if epsilon is not None else annealed_step(sigmas, steps)) / float(sigmas[-1]) ** 2
     with recording(snapshots, len(sigmas)) as (frames, keep):
         keep(0, x)

@@ -88,6 +88,16 @@ def test_geometric_sigmas_descend_by_one_ratio():
     assert torch.allclose(ratios, ratios[:1].expand(88), rtol=1e-4) and ratios[0].item() == pytest.approx(1.0817, abs=1e-3)
 
 
+def test_guidance_extrapolates_from_no_label_to_the_label():
+    def score(x, sigma, labels):
+        return torch.where(labels == helpers.ScoreNetwork.NO_LABEL, 1.0, labels.float())[:, None].expand_as(x)
+
+    x, labels = torch.zeros(2, 3), torch.tensor([4, 7])
+    assert torch.equal(helpers.guided(score, 1)(x, 1.0, labels), torch.tensor([[4.0] * 3, [7.0] * 3]))
+    assert torch.equal(helpers.guided(score, 2)(x, 1.0, labels), torch.tensor([[7.0] * 3, [13.0] * 3]))
+    assert torch.equal(helpers.guided(lambda x, *_: x, 2)(x, 1.0, None), x)
+
+
 def networks():
     return [helpers.EnergyNetwork(8), helpers.ScoreNetwork(8, 16)]
 
