@@ -222,7 +222,7 @@ def readme_tables(folder="assets/results"):
     rows = []
     for preset, results in (("full", full), ("quick", quick)):
         for name, result in results.items():
-            quality = result["conditional"]["guidance 1.5"] if "conditional" in result else result["chains"]["500"]
+            quality = next(iter(result["conditional"].values())) if "conditional" in result else result["chains"]["500"]
             training = result["training"]
             rows.append([f"`{name}`", preset, f"{training['updates']:,}", f"{training['minutes']:.1f}", training["hardware"],
                          f"{quality['frechet_distance']:.1f}", f"{result['n']:,}",
