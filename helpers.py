@@ -420,6 +420,11 @@ def recording(snapshots, steps):
     yield frames, lambda k, x: frames.append(x.detach().clone()) if k in wanted else None
 
 
+def progress_bar(steps, description, progress):
+    """`steps`, with a bar where `progress` asks for it (and TQDM_DISABLE does not forbid it)."""
+    return tqdm(steps, desc=description, leave=False) if progress else steps
+
+
 def check_finite(x, what):
     """Raise FloatingPointError if a chain diverged: one look at the end of a chain, none inside it."""
     if not torch.isfinite(x).all():
@@ -440,7 +445,7 @@ def langevin_dynamics(model, samples, steps=500, step_size=2.5, noise=0.005, cli
     x = samples.detach().to(device_of(model) or samples.device, copy=True)
     with recording(snapshots, steps) as (frames, keep):
         keep(0, x)
-        for k in tqdm(range(1, steps + 1), desc="Langevin", disable=not progress, leave=False):
+        for k in progress_bar(range(1, steps + 1), "Langevin", progress):
             x.requires_grad_(True)
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(energy(x).sum(), x)
@@ -513,7 +518,7 @@ def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, ste
     ratio = (epsilon if epsilon is not None else annealed_step(sigmas, steps)) / float(sigmas[-1]) ** 2
     with recording(snapshots, len(sigmas)) as (frames, keep):
         keep(0, x)
-        for i, sigma in enumerate(tqdm(sigmas, desc="Annealed Langevin", disable=not progress, leave=False), start=1):
+        for i, sigma in enumerate(progress_bar(sigmas, "Annealed Langevin", progress), start=1):
             alpha = ratio * sigma**2
             for _ in range(steps):
                 z = torch.randn(x.shape, device=device, dtype=x.dtype, generator=generator)
