@@ -209,7 +209,8 @@ def readme_tables(folder="assets/results"):
         rows += [quality_row(f"{label}, {int(steps):,} steps", result["chains"][steps], result["floor"])
                  for steps in ("20", "60", "200", "500", "2000")]  # fmt: skip
     caption = (f"n = {score['n']:,} samples a row; seeds {ebm['seed']} (EBMs) and {score['seed']} (score); sampled on "
-               f"{score['hardware']}, {score['date']}.")  # fmt: skip
+               f"{score['hardware']}, {score['date']}. The classifier gives {score['real_labels_right']:.1%} of the "
+               "real test digits their label.")  # fmt: skip
     parts = [f"**Samples.** {caption}", markdown_table(header, rows)]
     header = ["σ", "noisy", "EBM, no buffer", "EBM, replay buffer", "score model (Tweedie)"]
     rows = [[sigma, *(f"{value:.1f}" for value in (ebm["denoising"][sigma]["noisy"], ebm["denoising"][sigma]["EBM"],

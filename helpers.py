@@ -434,7 +434,7 @@ def check_finite(x, what):
 
 def langevin_dynamics(model, samples, steps=500, step_size=2.5, noise=0.005, clip=0.06, bounds=(0.0, 1.0),
                       *, snapshots=None, generator=None, progress=False):  # fmt: skip
-    """Langevin dynamics on an energy, x <- x - step_size grad E(x) + noise z (Xie et al. 2016, equation 8).
+    """Langevin dynamics on an energy, x <- x - step_size grad E(x) + noise z (Xie et al. 2016).
 
     `model` maps x [B, ...] to energies [B]. The defaults are the trained recipe: cold (noise far below
     sqrt(2 step_size)), gradient clipped per pixel, pixels clamped. noise=sqrt(2 step_size), clip=None and bounds=None
@@ -462,7 +462,7 @@ def langevin_dynamics(model, samples, steps=500, step_size=2.5, noise=0.005, cli
 
 def geometric_sigmas(first=10.0, last=0.01, levels=30):
     """Noise levels in geometric progression. Technique 2 of Song & Ermon 2020 asks for 89 levels from 10 to 0.01 with 784
-    pixels; with this network fewer levels and more steps at each give as good digits for fewer evaluations."""
+    pixels; with 30, each level needs more steps."""
     return check_sigmas(torch.logspace(math.log10(first), math.log10(last), levels))
 
 
@@ -496,7 +496,7 @@ def guided(score, weight):
 
 
 @torch.no_grad()
-def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, steps=4, epsilon=None, guidance=1.25,
+def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, steps=8, epsilon=None, guidance=1.25,
                                denoise=True, snapshots=None, generator=None, progress=False):  # fmt: skip
     """Annealed Langevin dynamics on a score (Song & Ermon 2019, algorithm 1, in the form of 2020).
 
@@ -535,7 +535,7 @@ def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, ste
 
 def contrastive_divergence_loss(model, data, samples, regularisation=0.1):
     """E(data) - E(samples), whose gradient is that of the negative log-likelihood (Hinton 2002), plus
-    regularisation (E(data)^2 + E(samples)^2), which keeps energies near zero (Du & Mordatch 2019, equation 3.3).
+    regularisation (E(data)^2 + E(samples)^2), which keeps energies near zero (Du & Mordatch 2019, section 3.3).
 
     Returns (loss, mean energy of the data, mean energy of the samples). ValueError for wrong shapes or dtypes.
     """
@@ -564,7 +564,7 @@ def edm_weight(sigma):
 
 
 def denoising_score_matching_loss(model, x, sigma, labels=None, weight=torch.square, generator=None):
-    """Mean of lambda(sigma) |s(x + sigma z, sigma) + z / sigma|^2 / dimensions (Vincent 2011; Song & Ermon 2019, eq. 5).
+    """Mean of lambda(sigma) |s(x + sigma z, sigma) + z / sigma|^2 / dimensions (Vincent 2011; Song & Ermon 2019, eq. 5, 6).
 
     x [B, ...] is clean, sigma [B], `weight` is lambda, sigma^2 as in the paper unless given.
     """
