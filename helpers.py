@@ -422,7 +422,8 @@ def recording(snapshots, steps):
 
 def progress_bar(steps, description, progress):
     """`steps`, with a bar where `progress` asks for it (and TQDM_DISABLE does not forbid it)."""
-    return tqdm(steps, desc=description, leave=False) if progress else steps
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    return steps if hidden else tqdm(steps, desc=description, leave=False)
 
 
 def check_finite(x, what):
@@ -515,11 +516,11 @@ def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, ste
         shape = (n if labels is None else len(labels), *IMAGE_SHAPE)
         start = sigmas[0] * torch.randn(shape, device=device, generator=generator)
     score, x = guided(frozen(model), guidance), start.detach().to(device, copy=True)
-    ratio = (epsilon if epsilon is not None else annealed_step(sigmas, steps)) / float(sigmas[-1]) ** 2
+    epsilon = annealed_step(sigmas, steps) if epsilon is None else epsilon
     with recording(snapshots, len(sigmas)) as (frames, keep):
         keep(0, x)
         for i, sigma in enumerate(progress_bar(sigmas, "Annealed Langevin", progress), start=1):
-            alpha = ratio * sigma**2
+            alpha = epsilon * (sigma / sigmas[-1]) ** 2
             for _ in range(steps):
                 z = torch.randn(x.shape, device=device, dtype=x.dtype, generator=generator)
                 x = x + alpha * score(x, sigma, labels) + torch.sqrt(2 * alpha) * z
