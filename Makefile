@@ -9,7 +9,7 @@ BIN = .venv/bin
 NOTEBOOKS = EBM EBM-BestPractice score-based-model
 EXECUTE = $(BIN)/papermill --no-progress-bar --log-output
 
-.PHONY: setup run demo publish tables test clean
+.PHONY: setup run demo publish evaluate stability tutorial bench tables test clean
 
 setup: .venv/installed
 
@@ -32,12 +32,30 @@ publish: setup
 	PUBLISH=1 TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.timeout=-1 --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS:%=%.ipynb)
+	$(BIN)/python tools/shrink_notebooks.py $(NOTEBOOKS:%=%.ipynb)
+
+# Measures the committed weights anew, says how far each number lies from the committed one, re-executes the notebooks that
+# plot from the results, and writes README's tables. `make stability` and `make tutorial` are the studies that train.
+evaluate: setup
+	rm -rf runs/committed && mkdir -p runs/committed && (git archive HEAD assets/results || tar -c assets/results) | tar -x -C runs/committed
+	$(BIN)/python studies.py
+	$(MAKE) publish
+	$(BIN)/python tables.py
+	$(BIN)/python studies.py --against runs/committed/assets/results
+
+stability tutorial: setup
+	$(BIN)/python studies.py $@
+
+# Speed against the peers, side by side (a few minutes).
+bench: setup
+	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python tables.py
 
 # Keeps what the last quick runs measured beside the full runs' results, and writes README's tables from both.
 tables: setup
 	mkdir -p assets/results/quick
 	[ ! -d runs/quick/assets/results ] || cp runs/quick/assets/results/*.json assets/results/quick/
-	$(BIN)/python evaluation.py tables
+	$(BIN)/python tables.py
 
 test: setup
 	$(BIN)/ruff check .

@@ -1,11 +1,9 @@
-"""What judges: an independent digit classifier and its features, Frechet distance, PSNR.
+"""What judges: an independent digit classifier and its features, Frechet distance, PSNR, SSIM, AUROC.
 
-`python evaluation.py classifier` trains the classifier anew, `python evaluation.py tables` writes README's tables.
+`python evaluation.py classifier` trains the classifier anew. What is measured with it: studies.py.
 """
 
 import argparse
-import json
-from pathlib import Path
 
 import numpy as np
 import scipy.linalg
@@ -64,7 +62,7 @@ def train_classifier(images, labels, epochs=12, batch_size=256, generator=None):
         loss.backward()
         optimizer.step()
         schedule.step()
-        if (update + 1) % (updates // epochs) == 0:
+        if (update + 1) % max(updates // epochs, 1) == 0:
             print(f"update {update + 1:,}/{updates:,}  loss {loss.item():.4f}", flush=True)
     return model.eval()
 
@@ -132,6 +130,26 @@ def psnr(images, clean):
     return float(-10 * torch.log10((images - clean).square().mean()))
 
 
+def pixel_quality(images, clean):
+    """Of images [N, 1, H, W] against the clean ones in [0, 1]: PSNR from the pooled error, the mean of each image's PSNR
+    (dB), and the mean structural similarity (Wang et al. 2004; scikit-image)."""
+    from skimage.metrics import structural_similarity
+
+    each = -10 * torch.log10((images - clean).square().flatten(1).mean(1).clamp_min(1e-12))
+    pairs = zip(images[:, 0].cpu().double().numpy(), clean[:, 0].cpu().double().numpy(), strict=True)
+    similarity = [structural_similarity(a, b, data_range=1.0) for a, b in pairs]
+    return {"psnr": psnr(images, clean), "psnr_each": each.mean().item(), "ssim": float(np.mean(similarity))}
+
+
+def auroc(inside, outside):
+    """Area under the ROC curve of telling `outside` from `inside` by a score that should be higher outside: the chance
+    that a random outsider scores above a random insider, ties counted half."""
+    from sklearn.metrics import roc_auc_score
+
+    truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
+    return float(roc_auc_score(truth, np.r_[np.asarray(inside), np.asarray(outside)]))
+
+
 def judge_samples(classifier, images, real_features):
     """Frechet distance of images to real features [N, 128], precision and recall against the first of these, share that
     the classifier is over 90 % sure of, and the rarest and commonest digit's share. Quote n and the floor (real training
@@ -174,80 +192,11 @@ def denoising_figure(rows, examples=12):
     return figure
 
 
-TABLES_BEGIN, TABLES_END = "<!-- tables: written by `make tables`, do not edit -->", "<!-- end of tables -->"
-
-
-def read_results(folder):
-    """{notebook: what it measured} from a folder's *.json."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))}
-
-
-def markdown_table(header, rows):
-    """A table as Markdown, the numbers right-aligned."""
-    line = "|" + "|".join(":--" if i == 0 else "--:" for i in range(len(header))) + "|"
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [header, *rows]).replace("\n", f"\n{line}\n", 1)
-
-
-def quality_row(name, judgement, floor):
-    distance, times = judgement["frechet_distance"], judgement["frechet_distance"] / floor["frechet_distance"]
-    right = f"{judgement['labels_right']:.1%}" if "labels_right" in judgement else ""
-    return [name, f"{distance:.1f}", f"{times:.1f}", f"{judgement['precision']:.2f}", f"{judgement['recall']:.2f}",
-            f"{judgement['share_confident']:.0%}",
-            f"{judgement['rarest_digit']:.1%} to {judgement['commonest_digit']:.1%}", right]  # fmt: skip
-
-
-def readme_tables(folder="assets/results"):
-    """README's measured tables, made from the results of the `full` and (in quick/) the `quick` runs."""
-    full, quick = read_results(folder), read_results(Path(folder) / "quick")
-    ebm, best, score = full["EBM"], full["EBM-BestPractice"], full["score-based-model"]
-    header = ["samples", "Fréchet distance", "× floor", "precision", "recall", "confident", "share of a digit",
-              "labels right"]  # fmt: skip
-    rows = [quality_row("real training images (the floor)", score["floor"], score["floor"])]
-    for guidance, judgement in score["conditional"].items():
-        rows.append(quality_row(f"score model, conditional, {guidance}", judgement, score["floor"]))
-    for label, result in (("EBM, replay buffer", best), ("EBM, no buffer", ebm)):
-        rows += [quality_row(f"{label}, {int(steps):,} steps", result["chains"][steps], result["floor"])
-                 for steps in ("20", "60", "200", "500", "2000")]  # fmt: skip
-    caption = (f"n = {score['n']:,} samples a row; seeds {ebm['seed']} (EBMs) and {score['seed']} (score); sampled on "
-               f"{score['hardware']}, {score['date']}. The classifier gives {score['real_labels_right']:.1%} of the "
-               "real test digits their label.")  # fmt: skip
-    parts = [f"**Samples.** {caption}", markdown_table(header, rows)]
-    header = ["σ", "noisy", "EBM, no buffer", "EBM, replay buffer", "score model (Tweedie)"]
-    rows = [[sigma, *(f"{value:.1f}" for value in (ebm["denoising"][sigma]["noisy"], ebm["denoising"][sigma]["EBM"],
-                                                   best["denoising"][sigma]["EBM"],
-                                                   score["denoising"][sigma]["Denoised: score"]))]
-            for sigma in ebm["denoising"]]  # fmt: skip
-    parts += [f"**Denoising.** PSNR in dB over the first {score['n']:,} test digits, noise not clipped.",
-              markdown_table(header, rows)]  # fmt: skip
-    header = ["notebook", "preset", "updates", "minutes of training", "trained on", "Fréchet distance", "n", "floor"]
-    rows = []
-    for preset, results in (("full", full), ("quick", quick)):
-        for name, result in results.items():
-            quality = next(iter(result["conditional"].values())) if "conditional" in result else result["chains"]["500"]
-            training = result["training"]
-            rows.append([f"`{name}`", preset, f"{training['updates']:,}", f"{training['minutes']:.1f}", training["hardware"],
-                         f"{quality['frechet_distance']:.1f}", f"{result['n']:,}",
-                         f"{result['floor']['frechet_distance']:.1f}"])  # fmt: skip
-    parts += ["**What a run costs.** Distance of EBM samples after 500 steps, of the score model's conditional samples.",
-              markdown_table(header, rows)]  # fmt: skip
-    return "\n\n".join(parts)
-
-
-def write_readme_tables(readme="README.md"):
-    """Put readme_tables() between README's two markers."""
-    text = Path(readme).read_text(encoding="utf-8")
-    before, rest = text.split(TABLES_BEGIN)
-    _, after = rest.split(TABLES_END)
-    Path(readme).write_text(f"{before}{TABLES_BEGIN}\n\n{readme_tables()}\n\n{TABLES_END}{after}", encoding="utf-8")
-
-
 def main():
-    parser = argparse.ArgumentParser(description="Train the classifier that judges, or write README's tables.")
-    parser.add_argument("task", choices=("classifier", "tables"))
+    parser = argparse.ArgumentParser(description="Train the classifier that judges.")
+    parser.add_argument("task", choices=("classifier",))
     parser.add_argument("--epochs", type=int, default=12)
     arguments = parser.parse_args()
-    if arguments.task == "tables":
-        return write_readme_tables()
     device = helpers.pick_device()
     generator = helpers.seed_everything(0, device)
     data = helpers.load_mnist(device=device)

@@ -6,6 +6,7 @@ gradient of log p_sigma(x) with respect to x, shaped like x. What judges the res
 """
 
 import copy
+import ctypes
 import hashlib
 import json
 import math
@@ -14,6 +15,7 @@ import platform
 import random
 import signal
 import socket
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -29,10 +31,23 @@ from tqdm.auto import tqdm
 
 IMAGE_SHAPE = (1, 28, 28)
 CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+RESULTS = Path(__file__).resolve().parent / "assets" / "results"
 PRESETS = ("smoke", "quick", "full")
 PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of the MNIST training images on [0, 1]
 
 # ------------------------------------------------------------------------------------------------ device, seed, checks
+
+
+def keep_freed_memory():
+    """Have glibc keep freed memory for the next step; by default large blocks go back to the kernel, which clears every page
+    anew. Measured on one core: chains of 1,000 images 9,000 -> 12,000 image-steps/s, score network at batch 2,000
+    560 -> 1,060 evaluations/s. Returns whether it was done; without glibc (macOS, Windows, Alpine) it is not."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    no_mmap, no_trim = (-4, 0), (-1, 2**31 - 1)  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    return mallopt is not None and bool(mallopt(*no_mmap)) and bool(mallopt(*no_trim))
+
+
+keep_freed_memory()
 
 
 def pick_device():
@@ -531,6 +546,31 @@ def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, ste
     return (x, torch.stack(frames)) if snapshots is not None else x
 
 
+@torch.no_grad()
+def posterior_sampling(model, noisy, sigma, labels=None, *, levels=100, last=0.01, generator=None, progress=False):
+    """One draw from p(clean | noisy) for each noisy = clean + sigma n, which is itself a draw of noise level sigma: the
+    reverse-time SDE from there on (Song et al. 2021, appendix F), from level s_i to s_j by
+    x <- x + (s_i^2 - s_j^2) score(x, s_i) + sqrt((s_i^2 - s_j^2) s_j / s_i) z, and at last Tweedie. The noise is midway
+    between its two bounds (Nichol & Dhariwal 2021, eq. 15 with v = 1/2): of a Gaussian posterior's variance 1.6 % is lost
+    in 100 levels, 5.4 % by the lower bound.
+
+    `levels` noise levels from sigma to `last`. ValueError for a sigma not above `last`, fewer than 2 levels, or wrong labels
+    or images; FloatingPointError if the chain diverges.
+    """
+    check_images(noisy)
+    if not sigma > last or levels < 2:
+        raise ValueError(f"sigma must lie above last = {last}, where the chain ends, and there must be two levels or more")
+    score, x = frozen(model), noisy.to(device_of(model) or noisy.device)
+    labels = None if labels is None else check_labels(labels, len(x), x.device)
+    sigmas = geometric_sigmas(sigma, last, levels).to(x.device)
+    for i in progress_bar(range(levels - 1), "Posterior sampling", progress):
+        s_i, s_j = sigmas[i], sigmas[i + 1]
+        z = torch.randn(x.shape, device=x.device, generator=generator)
+        step = s_i**2 - s_j**2
+        x = x + step * score(x, s_i, labels) + torch.sqrt(step * s_j / s_i) * z
+    return check_finite(x + sigmas[-1] ** 2 * score(x, sigmas[-1], labels), "Posterior sampling")
+
+
 # ----------------------------------------------------------------------------------------------------------- losses
 
 
@@ -852,6 +892,15 @@ def save_results(run, seed, **results):
     path = run.figures / "results" / f"{run.name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def load_results(name):
+    """A committed measurement, assets/results/<name>.json, as a dict; None, and a line that says so, where it is absent."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        print(f"{path.name} is not in assets/results/ here: this panel is left out.")
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def save_animation(frames, run, filename, columns, milliseconds=90):

@@ -86,3 +86,29 @@ def test_judgement_counts_shares(generator):
     judgement = evaluation.judge_samples(judge, images, real)
     assert 0 <= judgement["rarest_digit"] <= 0.1 <= judgement["commonest_digit"] <= 1
     assert "Frechet distance" in evaluation.judgement_line(judgement)
+
+
+def test_pixel_quality_of_known_errors(generator):
+    clean = torch.rand(2, 1, 28, 28, generator=generator)
+    assert evaluation.pixel_quality(clean, clean)["ssim"] == pytest.approx(1)
+    shifted = clean + torch.tensor([0.1, 0.01]).view(2, 1, 1, 1)
+    quality = evaluation.pixel_quality(shifted, clean)
+    assert quality["psnr_each"] == pytest.approx((20 + 40) / 2, abs=1e-2)
+    assert quality["psnr"] == pytest.approx(-10 * np.log10((0.01 + 0.0001) / 2), abs=1e-2)  # pooled: the worse one rules
+
+
+def test_ssim_of_two_flat_images_is_its_luminance_term():
+    a, b, c1 = 0.3, 0.6, 0.01**2
+    flat = torch.full((1, 1, 28, 28), a), torch.full((1, 1, 28, 28), b)
+    expected = (2 * a * b + c1) / (a * a + b * b + c1)
+    assert evaluation.pixel_quality(*flat)["ssim"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_auroc_of_known_cases(generator):
+    n, d = 20_000, 1.0
+    inside, outside = torch.randn(n, generator=generator), d + torch.randn(n, generator=generator)
+    expected = torch.special.ndtr(torch.tensor(d / 2**0.5)).item()
+    standard_error = (1 / 12 / n * 2) ** 0.5  # an upper bound for equal sets (Birnbaum & Klose 1957)
+    assert evaluation.auroc(inside, outside) == pytest.approx(expected, abs=5 * standard_error)
+    assert evaluation.auroc(inside, inside) == 0.5
+    assert evaluation.auroc(torch.zeros(5), torch.ones(7)) == 1 and evaluation.auroc(torch.ones(5), torch.zeros(7)) == 0

@@ -1,13 +1,22 @@
 """Every notebook of the repository: executed in smoke mode in a folder of its own, and fit to be read as committed."""
 
+import base64
+import io
 import json
 import re
 import shutil
 import statistics
 from pathlib import Path
 
+import numpy as np
 import papermill
 import pytest
+import torch
+from PIL import Image
+
+import helpers
+import studies
+from tools import shrink_notebooks
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))  # the order of the runs: EBM-BestPractice, EBM, score-based-model
@@ -15,6 +24,11 @@ EXPORTS = {
     "EBM": ["ebm_baseline_samples.png", "ebm_baseline_denoising.png"],
     "EBM-BestPractice": ["ebm_generation_evolution.png", "training_stability.png", "ebm_denoising.png", "ebm_evolution.gif"],
     "score-based-model": ["sbm_conditional_grid.png", "sbm_unconditional_grid.png", "denoising_results.png"],
+}
+DRAWN_FROM_RESULTS = {
+    "EBM": [],
+    "EBM-BestPractice": ["ebm_chain_length.png", "ebm_out_of_distribution.png"],
+    "score-based-model": ["denoising_curves.png", "posterior_sampling.png", "memorisation.png", "sbm_label_accuracy.png"],
 }
 
 
@@ -70,9 +84,12 @@ def test_notebook_trains_and_exports_in_smoke_mode(path, workshop, monkeypatch):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_with_committed_weights(path, workshop, monkeypatch):
+    """With the committed results beside them, whose figures are then drawn too."""
+    shutil.copytree(ROOT / "assets" / "results", workshop / "assets" / "results", dirs_exist_ok=True)
     output = execute(path, workshop, monkeypatch, pretrained=True)
     assert "Trained for" in output.read_text(encoding="utf-8")
-    for name in EXPORTS[path.stem]:
+    assert "this panel is left out" not in output.read_text(encoding="utf-8")
+    for name in EXPORTS[path.stem] + DRAWN_FROM_RESULTS[path.stem]:
         assert (workshop / "runs" / "demo-smoke-uci-digits" / "assets" / name).stat().st_size > 1000
 
 
@@ -109,3 +126,25 @@ def test_colab_without_the_modules_gets_told_what_to_do(path, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     with pytest.raises(FileNotFoundError, match=r"upload helpers\.py and evaluation\.py"):
         exec(setup, {})
+
+
+@pytest.mark.parametrize("name, seed, buffer_size", [("EBM", 1, 0), ("EBM-BestPractice", 1, 200)])
+def test_studies_train_as_the_notebooks_do(name, seed, buffer_size, workshop, tmp_path):
+    """The loop of studies.py is the notebooks' own, to the bit; uses the smoke runs of the test above."""
+    digits = helpers.uci_digits()
+    recipe = studies.Recipe(updates=6, batch_size=16, langevin_steps=5, buffer_size=buffer_size)
+    studies.train_energy(recipe, digits, tmp_path / "run.pt", seed)
+    theirs = helpers.load_checkpoint(workshop / "runs" / "smoke-uci-digits" / f"{name}-resume.pt", "run")["state"]["ema"]
+    ours = helpers.load_checkpoint(tmp_path / "run.pt", "run")["state"]["ema"]
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_pictures_in_notebooks_get_a_palette_and_stay_the_same():
+    x = torch.randint(0, 256, (64, 64, 1), generator=torch.Generator().manual_seed(0)).byte().expand(-1, -1, 3).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(x).save(buffer, "PNG")
+    before = base64.b64encode(buffer.getvalue()).decode()
+    after = shrink_notebooks.with_palette(before)
+    shrunk = torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(after))).convert("RGB")))
+    assert len(after) < len(before) and (shrunk.int() - torch.from_numpy(x).int()).abs().max() <= 4
+    assert shrink_notebooks.with_palette(after) == after  # no smaller a second time

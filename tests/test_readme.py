@@ -9,6 +9,7 @@ import torch
 
 import evaluation
 import helpers
+import tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,9 +53,9 @@ def test_every_figure_exists_and_is_written_by_a_notebook():
 
 
 def test_tables_are_those_of_the_committed_results():
-    begin, end = README.index(evaluation.TABLES_BEGIN), README.index(evaluation.TABLES_END)
-    written = README[begin + len(evaluation.TABLES_BEGIN) : end].strip()
-    assert written == evaluation.readme_tables(ROOT / "assets" / "results")
+    begin, end = README.index(tables.BEGIN), README.index(tables.END)
+    written = README[begin + len(tables.BEGIN) : end].strip()
+    assert written == tables.readme_tables(ROOT / "assets" / "results")
 
 
 def test_every_local_link_leads_somewhere():
@@ -62,7 +63,7 @@ def test_every_local_link_leads_somewhere():
         assert target.startswith("http") or (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("name", ["EBM", "EBM-BestPractice", "score-based-model"])
+@pytest.mark.parametrize("name", ["EBM", "EBM-BestPractice", "EBM-tutorial-settings", "score-based-model"])
 def test_committed_weights_say_where_they_come_from(name):
     _, record = helpers.load_pretrained(name, "cpu")
     assert record["preset"] == "full" and record["settings"]["data"] == "MNIST"

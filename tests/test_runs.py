@@ -1,5 +1,6 @@
 """Runs that stop and go on, checkpoints that are not what they should be, folders that cannot be written."""
 
+import platform
 import signal
 from pathlib import Path
 
@@ -220,3 +221,17 @@ def test_other_data_are_named_on_figures(tmp_cwd):
     assert any("UCI digits" in text.get_text() for text in figure.texts) and (run.figures / "figure.png").stat().st_size > 0
     helpers.save_animation(torch.rand(3, 4, 1, 28, 28), run, "film.gif", columns=2)
     assert (run.figures / "film.gif").read_bytes()[:3] == b"GIF"
+
+
+def test_committed_results_are_read_or_said_to_be_absent(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(helpers, "RESULTS", tmp_path)
+    (tmp_path / "there.json").write_text('{"n": 3}', encoding="utf-8")
+    assert helpers.load_results("there") == {"n": 3} and capsys.readouterr().out == ""
+    assert helpers.load_results("elsewhere") is None
+    assert "elsewhere.json is not in assets/results/" in capsys.readouterr().out
+
+
+def test_freed_memory_is_kept_where_glibc_is_there(monkeypatch):
+    assert helpers.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+    monkeypatch.setattr(helpers.sys, "platform", "win32")
+    assert helpers.keep_freed_memory() is False

@@ -1,5 +1,6 @@
 """Samplers and replay buffer against closed forms. Bounds are five standard errors unless they say otherwise."""
 
+import itertools
 import math
 
 import pytest
@@ -211,3 +212,45 @@ def test_a_model_on_no_device_is_a_plain_function():
 
     x = helpers.langevin_dynamics(Energy(), torch.ones(2, 3), 1, STEP, noise=0.0, clip=None, bounds=None)
     assert torch.allclose(x, torch.full((2, 3), 0.5))
+
+
+def test_posterior_samples_of_a_gaussian_have_its_posterior_and_twice_tweedies_error(generator):
+    """Prior N(m, tau^2), y = x + sigma n: the posterior is Gaussian, and the sampler's own moments follow by recursion."""
+    m, tau, sigma, levels = 0.3, 0.4, 0.5, 100
+    shape = (200, *helpers.IMAGE_SHAPE)
+    clean = m + tau * torch.randn(shape, generator=generator)
+    noisy = clean + sigma * torch.randn(shape, generator=generator)
+    samples = helpers.posterior_sampling(
+        lambda x, s, labels: -(x - m) / (tau**2 + s**2), noisy, sigma, levels=levels, generator=generator)  # fmt: skip
+
+    weight, variance = 1.0, 0.0  # x - m = weight (y - m) + noise of this variance
+    s = helpers.geometric_sigmas(sigma, 0.01, levels).double()
+    for i, j in itertools.pairwise(s):
+        shrink = 1 - (i**2 - j**2) / (tau**2 + i**2)
+        weight, variance = weight * shrink, variance * shrink**2 + (i**2 - j**2) * j / i
+    shrink = 1 - s[-1] ** 2 / (tau**2 + s[-1] ** 2)
+    weight, variance = float(weight * shrink), float(variance * shrink**2)
+    exact_weight = tau**2 / (tau**2 + sigma**2)
+    exact_variance = exact_weight * sigma**2
+    assert weight == pytest.approx(exact_weight, rel=0.01) and variance == pytest.approx(exact_variance, rel=0.02)
+
+    n, residual = samples.numel(), samples - m - weight * (noisy - m)
+    assert abs(residual.mean()) < 5 * (variance / n) ** 0.5
+    assert abs(residual.var() - variance) < 5 * variance * (2 / n) ** 0.5
+    tweedie = (m + exact_weight * (noisy - m) - clean).square().mean()
+    bias = (weight - exact_weight) ** 2 * (tau**2 + sigma**2)
+    expected = (exact_variance + variance + bias) / exact_variance
+    assert (samples - clean).square().mean() / tweedie == pytest.approx(expected, rel=0.02)
+    assert expected == pytest.approx(2, rel=0.01)
+
+
+def test_posterior_sampling_checks_what_it_is_given(generator):
+    model = helpers.ScoreNetwork(width=8)
+    y = torch.rand(2, *helpers.IMAGE_SHAPE, generator=generator)
+    with pytest.raises(ValueError, match="above last"):
+        helpers.posterior_sampling(model, y, 0.01)
+    with pytest.raises(ValueError, match="images must be"):
+        helpers.posterior_sampling(model, y[0], 0.5)
+    with pytest.raises(ValueError, match="labels"):
+        helpers.posterior_sampling(model, y, 0.5, [1, 12])
+    assert not helpers.posterior_sampling(model, y, 0.5, [1, 2], levels=3, generator=generator).requires_grad

@@ -1,0 +1,319 @@
+"""Speed, side by side in one run: `make bench`. Writes assets/results/benchmarks.json and prints a table.
+
+Every comparison runs the same network on the same batch for the same number of steps in the same process, the contenders
+in turn, again and again after a warm-up; what is reported is the median and the quartiles. Their results are checked to be
+equal before anything is timed. The peers are torchebm and ebmkit (requirements-dev.txt) and the loop of the published
+tutorials.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import helpers
+
+STEP, NOISE = 2.5, 0.005
+
+
+class Float32Energy(torch.nn.Module):
+    """The layers of an EnergyNetwork without its autocast: what a straightforward program runs."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.layers = network.layers
+
+    def forward(self, x):
+        return self.layers(2 * x - 1).squeeze(1)
+
+
+def ours(network, x, steps, noise):
+    return helpers.langevin_dynamics(network, x, steps, STEP, noise, clip=None)
+
+
+def tutorial(network, x, steps, noise):
+    """The loop that the published tutorials share: float32, backward() to the image, everything else left as it is."""
+    network = Float32Energy(network)
+    for p in network.parameters():
+        p.requires_grad = False
+    x = x.clone().requires_grad_(True)
+    z = torch.empty_like(x)
+    for _ in range(steps):
+        z.normal_(0, noise)
+        network(x).sum().backward()
+        x.data.add_(-STEP * x.grad.data)
+        x.data.add_(z.data)
+        x.grad.detach_()
+        x.grad.zero_()
+        x.data.clamp_(0, 1)
+    for p in network.parameters():
+        p.requires_grad = True
+    return x.detach()
+
+
+def tutorial_autocast(network, x, steps, noise):
+    with torch.autocast(x.device.type, torch.bfloat16):
+        return tutorial(network, x, steps, noise)
+
+
+def ebmkit(network, x, steps, noise):
+    from ebm.samplers.langevin import LangevinDynamics
+
+    return LangevinDynamics(STEP, steps, noise, clamp=(0, 1)).sample(Float32Energy(network), x)
+
+
+def torchebm(network, x, steps, noise):
+    from torchebm.core import BaseModel
+    from torchebm.samplers import LangevinDynamics
+
+    class Energy(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.energy = Float32Energy(network)
+
+        def forward(self, x):
+            return self.energy(x)
+
+    scale = noise / (2 * STEP) ** 0.5  # its noise is noise_scale sqrt(2 step_size)
+    sampler = LangevinDynamics(Energy(), STEP, scale, clamp=(0, 1), device=x.device)
+    return sampler.sample(x=x.clone(), n_steps=steps)
+
+
+CHAINS = {"ours": ours, "ebmkit": ebmkit, "torchebm": torchebm, "tutorial loop, float32": tutorial,
+          "tutorial loop, autocast": tutorial_autocast}  # fmt: skip
+
+
+def synchronise():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds(function):
+    synchronise()
+    start = time.perf_counter()
+    function()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def side_by_side(contenders, repetitions):
+    """{name: seconds of each repetition}: after one call each as warm-up, the contenders take turns."""
+    for function in contenders.values():
+        function()
+    times = {name: [] for name in contenders}
+    for _ in range(repetitions):
+        for name, function in contenders.items():
+            times[name].append(seconds(function))
+    return times
+
+
+def rate(times, work):
+    """Median work per second and its quartiles."""
+    rates = sorted(work / t for t in times)
+    low, _, high = statistics.quantiles(rates, n=4) if len(rates) > 1 else rates * 3
+    return {"median": statistics.median(rates), "quartiles": [low, high], "repetitions": len(rates)}
+
+
+def peak(device, dtype, size=2048):
+    """Floating-point operations per second of a square matrix product: the chip with nothing else in its way."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    a @ b
+    return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(10))
+
+
+def operations(function):
+    """Floating-point operations of one call, counted by PyTorch (matrix products and convolutions, forward and backward)."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+@contextlib.contextmanager
+def float32_only():
+    """Our own code as it runs where the chip has no native bfloat16."""
+    native = helpers.has_native_bf16
+    helpers.has_native_bf16 = lambda device: False
+    try:
+        yield
+    finally:
+        helpers.has_native_bf16 = native
+
+
+def in_float32(function):
+    def run():
+        with float32_only():
+            return function()
+
+    return run
+
+
+def bench_chains(device, dtype, batches=(1, 128, 512), steps=20, repetitions=7):
+    """Image-steps per second of Langevin chains on the tutorial's network (77,000 parameters)."""
+    torch.manual_seed(0)
+    network = helpers.EnergyNetwork(16).to(device)
+    result = {}
+    for batch in batches:
+        x = torch.rand(batch, *helpers.IMAGE_SHAPE, device=device)
+        reference = tutorial(network, x, steps, noise=1e-12)
+        difference = {}
+        for name, chain in CHAINS.items():
+            difference[name] = (chain(network, x, steps, noise=1e-12) - reference).abs().max().item()
+            tolerance = 0.02 if name in ("ours", "tutorial loop, autocast") else 1e-4  # bfloat16 or float32
+            assert difference[name] < tolerance, (name, difference)
+        run = {name: functools.partial(chain, network, x, steps, NOISE) for name, chain in CHAINS.items()}
+        times = side_by_side(run, repetitions)
+        row = {name: rate(t, batch * steps) | {"largest_difference": difference[name]} for name, t in times.items()}
+        best_peer = max(row[name]["median"] for name in ("ebmkit", "torchebm"))
+        flops = operations(functools.partial(ours, network, x, 1, NOISE)) / batch
+        row["ours"] |= {"times_best_peer": row["ours"]["median"] / best_peer,
+                        "share_of_peak": row["ours"]["median"] * flops / peak(device, dtype)}  # fmt: skip
+        result[str(batch)] = row
+        print(f"chains, batch {batch}:", {k: round(v["median"]) for k, v in row.items()},
+              f"{row['ours']['times_best_peer']:.2f} x best peer, {row['ours']['share_of_peak']:.0%} of peak",
+              flush=True)  # fmt: skip
+    size = sum(p.numel() for p in network.parameters())
+    return {"unit": "image-steps/s", "steps": steps, "parameters": size, "batch": result}
+
+
+def ebm_update(network, chain, x_plus, x_minus):
+    """A function that does one whole update of a replay-buffer EBM: 20 chain steps, loss, gradient, Adam."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, betas=(0.0, 0.999))
+
+    def update():
+        samples = chain(network, x_minus, 20, NOISE)
+        loss, _, _ = helpers.contrastive_divergence_loss(network, x_plus, samples)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1)
+        optimizer.step()
+
+    return update
+
+
+def score_update(network, x, labels):
+    """A function that does one whole update of the score network."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+
+    def update():
+        sigma = helpers.training_sigmas(len(x), device=x.device)
+        loss = helpers.denoising_score_matching_loss(network, x, sigma, labels, helpers.edm_weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return update
+
+
+def bench_updates(device, dtype, batch=128, repetitions=7):
+    """Seconds of one whole update, ours against the straightforward float32 program."""
+    torch.manual_seed(0)
+    x_plus, x_minus = torch.rand(2, batch, *helpers.IMAGE_SHAPE, device=device)
+    labels = torch.randint(0, 10, (batch,), device=device)
+    result = {}
+    for width in (16, 32):
+        plain = in_float32(ebm_update(helpers.EnergyNetwork(width).to(device), tutorial, x_plus, x_minus))
+        run = {"ours": ebm_update(helpers.EnergyNetwork(width).to(device), ours, x_plus, x_minus), "float32": plain}
+        result[f"EBM, width {width}, K = 20"] = side_by_side(run, repetitions)
+    run = {"ours": score_update(helpers.ScoreNetwork().to(device), x_plus, labels),
+           "float32": in_float32(score_update(helpers.ScoreNetwork().to(device), x_plus, labels))}  # fmt: skip
+    result["score network"] = side_by_side(run, repetitions)
+    for name, times in result.items():
+        result[name] = {who: rate(t, 1) for who, t in times.items()}
+        result[name]["ratio"] = result[name]["ours"]["median"] / result[name]["float32"]["median"]
+        rate_now, ratio = result[name]["ours"]["median"], result[name]["ratio"]
+        print(f"update, {name}: ours {rate_now:.2f}/s, {ratio:.2f} x float32", flush=True)
+    return {"unit": "updates/s", "batch": batch, "updates": result}
+
+
+def bench_score(device, dtype, batches=(128, 512, 2048), repetitions=5):
+    """Network evaluations per second of the score network in a sampler, ours against float32, and the share of peak."""
+    network = helpers.frozen(helpers.ScoreNetwork().to(device))
+    result = {}
+    for batch in batches:
+        x = torch.randn(batch, *helpers.IMAGE_SHAPE, device=device)
+        labels = torch.randint(0, 10, (batch,), device=device)
+
+        def evaluate(x=x, labels=labels):
+            with torch.no_grad():
+                return network(x, 0.5, labels)
+
+        times = side_by_side({"ours": evaluate, "float32": in_float32(evaluate)}, repetitions)
+        row = {name: rate(t, batch) for name, t in times.items()}
+        row["ratio"] = row["ours"]["median"] / row["float32"]["median"]
+        row["share_of_peak"] = row["ours"]["median"] * operations(evaluate) / batch / peak(device, dtype)
+        result[str(batch)] = row
+        print(f"score network, batch {batch}: {row['ours']['median']:.0f}/s, {row['ratio']:.2f} x float32, "
+              f"{row['share_of_peak']:.0%} of peak", flush=True)  # fmt: skip
+    return {"unit": "evaluations/s", "batch": result}
+
+
+def bench_digits(device):
+    """Seconds for 100 conditional digits from the committed score network, by each sampler that stands."""
+    model, _ = helpers.load_pretrained("score-based-model", device)
+    labels = torch.arange(10, device=device).repeat_interleave(10)
+    published = helpers.geometric_sigmas(1.0, 0.01, levels=10)  # Song & Ermon 2019: 10 levels of 100 steps
+    ours = helpers.geometric_sigmas()
+    samplers = {
+        "annealed Langevin as published, float32": (1_000, in_float32(lambda: helpers.annealed_langevin_dynamics(
+            model, labels, published, steps=100, epsilon=1e-5, guidance=1, denoise=False))),
+        "annealed Langevin, ours, no guidance": (241, lambda: helpers.annealed_langevin_dynamics(
+            model, labels, ours, guidance=1)),
+        "annealed Langevin, ours": (481, lambda: helpers.annealed_langevin_dynamics(model, labels, ours)),
+    }  # fmt: skip
+    result = {}
+    for name, (evaluations, sample) in samplers.items():
+        result[name] = {"evaluations": evaluations, "seconds": seconds(sample)}
+        print(f"100 digits, {name}: {result[name]['seconds']:.1f} s", flush=True)
+    return result
+
+
+def bench_growth(device, repetitions=3):
+    """How the cost of our chains grows with batch, steps, width and buffer size."""
+    network = helpers.EnergyNetwork(32).to(device)
+
+    def chain_rate(network, batch, steps):
+        x = torch.rand(batch, *helpers.IMAGE_SHAPE, device=device)
+        times = side_by_side({"ours": lambda: ours(network, x, steps, NOISE)}, repetitions)["ours"]
+        return {"seconds": statistics.median(times), "image_steps_per_second": batch * steps / statistics.median(times)}
+
+    def buffer_seconds(size):
+        buffer = helpers.ReplayBuffer(size, device=device)
+        return statistics.median(side_by_side({"ours": lambda: buffer.write_back(buffer.sample(128))}, 9)["ours"])
+
+    return {
+        "batch": {str(b): chain_rate(network, b, max(2, 2048 // b)) for b in (1, 4, 16, 64, 256, 1024, 4096)},
+        "steps": {str(k): chain_rate(network, 128, k) for k in (1, 10, 100)},
+        "width": {str(w): chain_rate(helpers.EnergyNetwork(w).to(device), 128, 20) for w in (8, 16, 32, 64)},
+        "buffer": {str(n): {"seconds": buffer_seconds(n)} for n in (1_000, 10_000, 60_000)},
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", default="assets/results")
+    arguments = parser.parse_args()
+    device = helpers.pick_device()
+    dtype = torch.bfloat16 if helpers.has_native_bf16(device) else torch.float32
+    peaks = {str(d).removeprefix("torch."): peak(device, d) for d in {torch.float32, dtype}}
+    print(helpers.hardware_name(), {name: f"{value / 1e9:.0f} GFLOP/s" for name, value in peaks.items()})
+    result = {"command": "make bench", "hardware": helpers.hardware_name(), "date": time.strftime("%Y-%m-%d"), "seed": 0,
+              "threads": torch.get_num_threads(), "torch": torch.__version__, "dtype": str(dtype), "peak_flops": peaks,
+              "chains": bench_chains(device, dtype), "updates": bench_updates(device, dtype),
+              "score": bench_score(device, dtype), "digits": bench_digits(device),
+              "growth": bench_growth(device)}  # fmt: skip
+    path = Path(arguments.folder) / "benchmarks.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""README's measured tables, written from assets/results/*.json: `python tables.py`. Nothing in them is typed by hand."""
+
+import html
+import json
+from pathlib import Path
+
+BEGIN, END = "<!-- tables: written by `make tables`, do not edit -->", "<!-- end of tables -->"
+QUALITY = ["Fréchet distance", "× floor", "precision", "recall", "confident", "share of a digit", "labels right"]
+
+
+def read_results(folder):
+    """{name: what was measured} from a folder's *.json."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))}
+
+
+def markdown_table(header, rows):
+    """A table as Markdown, the numbers right-aligned."""
+    line = "|" + "|".join(":--" if i == 0 else "--:" for i in range(len(header))) + "|"
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [header, *rows]).replace("\n", f"\n{line}\n", 1)
+
+
+def plus_minus(summary, digits=0):
+    return f"{summary['mean']:,.{digits}f} ± {summary['std']:,.{digits}f}"
+
+
+def quality_cells(judgement, floor):
+    distance, times = judgement["frechet_distance"], judgement["frechet_distance"] / floor["mean"]
+    right = f"{judgement['labels_right']:.1%}" if "labels_right" in judgement else ""
+    return [f"{distance:.1f}", f"{times:.1f}", f"{judgement['precision']:.2f}", f"{judgement['recall']:.2f}",
+            f"{judgement['share_confident']:.0%}",
+            f"{judgement['rarest_digit']:.1%} to {judgement['commonest_digit']:.1%}", right]  # fmt: skip
+
+
+def with_floor(judgement, floor):
+    """quality_cells() of real training images, their distance the mean of several blocks."""
+    return [f"{floor['mean']:.1f} ± {floor['std']:.1f}", "1.0", *quality_cells(judgement, floor)[2:]]
+
+
+def floor_of(floors, n, kind="as they come"):
+    """{mean, std} of the distance of n real training images."""
+    return floors["sizes"][str(n)][kind]
+
+
+def measured_on(result):
+    return f"seed {result['seed']}; {result['hardware']}, {result['date']}"
+
+
+def score_table(result, floors):
+    plain = floor_of(floors, result["n"])
+    balanced = floor_of(floors, result["n"], "each digit equally often")
+    rows = [["real training images (the floor)", *with_floor(result["floor"], plain)],
+            ["real training images, each digit equally often", f"{balanced['mean']:.1f} ± {balanced['std']:.1f}", "1.0",
+             *[""] * (len(QUALITY) - 2)]]  # fmt: skip
+    rows += [[kind, *quality_cells(judged, balanced if "labels_right" in judged else plain)]
+             for kind, judged in result["samples"].items()]  # fmt: skip
+    yield (f"**Score model.** {result['n']:,} samples a row, annealed Langevin, {result['levels']} levels of "
+           f"{result['steps']} steps ({measured_on(result)}). The classifier gives "
+           f"{result['real_labels_right']:.1%} of the real test digits their label. Floors: mean and standard deviation "
+           f"of {plain['blocks']} blocks of training images; samples asked for by label are held against the second "
+           "one.")  # fmt: skip
+    yield markdown_table(["samples", *QUALITY], rows)
+    asked = {kind: judged for kind, judged in result["samples"].items() if "labels_right" in judged}
+    yield f"**Labels right, digit by digit.** {result['n'] // 10:,} samples of each digit."
+    yield markdown_table(["samples", *range(10)], [[kind, *(f"{right:.0%}" for right in judged["labels_right_by_digit"])]
+                                                   for kind, judged in asked.items()])  # fmt: skip
+    trained = result["train_on_generated"]
+    yield ("**Train on generated, test on real.** The same classifier, trained on the first kind of samples above and "
+           "tested on the 10,000 real test digits.")  # fmt: skip
+    rows = [[f"{trained['n']:,} generated", f"{trained['generated']:.2%}"],
+            [f"{trained['n']:,} real", f"{trained['as_many_real']:.2%}"],
+            ["60,000 real", f"{trained['classifier_on_all_real']:.2%}"]]  # fmt: skip
+    yield markdown_table(["trained on", "accuracy"], rows)
+
+
+def chains_table(result, floors):
+    rows = []
+    for kind in ("many", "few"):
+        n, floor = f"{result[f'n_{kind}']:,}", floor_of(floors, result[f"n_{kind}"])
+        rows.append(["real training images (the floor)", "", n, *with_floor(result["floor"][kind], floor)[:-1]])
+        for name, energy in result["energies"].items():
+            lengths = [steps for steps in energy[kind] if kind == "many" or steps not in energy["many"]]
+            rows += [[name, f"{int(steps):,}", n, *quality_cells(energy[kind][steps], floor)[:-1]] for steps in lengths]
+    training = {name: energy["training"] for name, energy in result["energies"].items()}
+    minutes = {name: f"{record['minutes']:.0f}" for name, record in training.items()}
+    yield (f"**Energies.** Fresh chains from noise ({measured_on(result)}). The tutorial settings are those of the UvA deep "
+           f"learning course, tutorial 8, trained by us for {minutes['tutorial settings']} minutes on one core, "
+           f"{training['tutorial settings']['updates']:,} updates where the tutorial does about 28,000 on a GPU; the other "
+           f"two took {minutes['replay buffer']} and {minutes['no buffer']} minutes. The one without buffer is judged as "
+           "training left it, after it had broken away.")  # fmt: skip
+    yield markdown_table(["energy", "steps", "n", *QUALITY[:-1]], rows)
+
+
+def stability_table(result, floors):
+    floor = floor_of(floors, result["n"])
+    sides = ("replay buffer", "no buffer")
+    runs = len(result["replay buffer"]["runs"])
+    yield (f"**Stability.** {runs} seeds each, the `quick` recipe: {result['updates']:,} updates, "
+           f"{result['gradient_evaluations']:,} gradient evaluations of 128 chains; n = {result['n']:,} samples a distance; "
+           "mean ± standard deviation over seeds. Gap: E(x⁻) − E(x⁺) over the second half of a run; diverged: its mean over "
+           f"50 updates beyond 1 there; floor of the distance {floor['mean']:.1f} ({result['hardware']}, "
+           f"{result['date']}).")  # fmt: skip
+    rows = []
+    for side in sides:
+        summary = result[side]["summary"]
+        rows.append([side, f"{summary['diverged']} of {runs}", plus_minus(summary["gap_mean"], 3),
+                     plus_minus(summary["gap_std"], 3),
+                     *(plus_minus(value, 2) for value in summary["gap_autocorrelation"].values()),
+                     *(plus_minus(value) for value in summary["frechet_distance"].values())])  # fmt: skip
+    summary = result["no buffer"]["summary"]
+    header = ["energy", "diverged", "gap", "its std in a run",
+              *(f"autocorrelation, lag {k}" for k in summary["gap_autocorrelation"]),
+              *(f"distance, {k} steps" for k in summary["frechet_distance"])]  # fmt: skip
+    yield markdown_table(header, rows)
+
+
+def denoising_table(result):
+    levels = list(result["chosen"])
+    rows = [[name, *(f"{quality[sigma]['psnr']:.1f} / {quality[sigma]['ssim']:.2f}" for sigma in levels)]
+            for name, quality in result["methods"].items()]  # fmt: skip
+    yield (f"**Denoising.** PSNR in dB (pooled) / SSIM, first {result['n']:,} test digits, noise not clipped, estimates "
+           "clamped to [0, 1]; the energies' steps tuned on "
+           f"{result['n_tuning']['energies']} training digits, scikit-image's settings on "
+           f"{result['n_tuning']['scikit-image']} "
+           f"({measured_on(result)}).")  # fmt: skip
+    yield markdown_table(["", *(f"σ = {sigma}" for sigma in levels)], rows)
+
+
+def posterior_table(result):
+    counts = [k for k in ("1", "2", "4", "8") if k in next(iter(result["sigmas"].values()))["ratios"]]
+    rows = [[f"σ = {sigma}", f"{level['one_sample_against_tweedie_dB']:+.2f} dB",
+             *(f"{level['ratios'][k]['ratio']:.3f} ± {level['ratios'][k]['standard_error']:.3f}" for k in counts),
+             *(f"{level[key]['ratio']:.3f} ± {level[key]['standard_error']:.3f}"
+               for key in ("mean_of_all_against_tweedie", "variance_over_error_of_the_mean"))]
+            for sigma, level in result["sigmas"].items()]  # fmt: skip
+    rows.append(["theory", "-3.01 dB", *(f"{1 + 1 / int(k):.3f}" for k in counts), "1", "1"])
+    yield (f"**Posterior sampling with the score model.** Squared error of the mean of K samples over that of Tweedie's "
+           f"estimate, {result['n']:,} test digits, {result['levels']} levels ({measured_on(result)}).")  # fmt: skip
+    header = ["", "one sample", *(f"K = {k}" for k in counts), "K → ∞", "variance of samples / error of their mean"]
+    yield markdown_table(header, rows)
+
+
+def strangers_table(result):
+    kinds = [kind for kind in next(iter(result["auroc"].values())) if kind != "n"]
+    rows = [[name, *(f"{row[kind]:.3f}" for kind in kinds)] for name, row in result["auroc"].items()]
+    left_out = f" Left out: {html.escape('; '.join(result['left_out']))}." if result["left_out"] else ""
+    yield (f"**Telling other images from test digits.** AUROC, {result['n']:,} images a row against "
+           f"{result['n_test_digits']:,} test digits ({measured_on(result)}). Mean pixel: its distance from the training "
+           "mean. Gaussian: Mahalanobis distance under one Gaussian of the training pixels (Ledoit-Wolf)."
+           f"{left_out}")  # fmt: skip
+    yield markdown_table(["", *kinds], rows)
+
+
+def memory_table(results):
+    nearest = {"score model": results["score-samples"]["nearest"]}
+    nearest |= {f"EBM, {name}": energy["nearest"] for name, energy in results["chains"]["energies"].items()}
+    rows = [[name, *(f"{value:.2f}" for value in found["samples"].values()),
+             f"{found['share_closer_than_1%_of_test_digits']:.1%}"] for name, found in nearest.items()]  # fmt: skip
+    reference = nearest["score model"]
+    rows.append(["real test digits", *(f"{value:.2f}" for value in reference["test digits"].values()), "1.0%"])
+    yield (f"**Memorising?** Percentiles of the distance of {reference['n']:,} samples to the nearest training image, and "
+           "the share closer than 99 % of test digits are.")  # fmt: skip
+    yield markdown_table(["samples", *reference["samples"], "closer than 99 % of test digits"], rows)
+
+
+def speed_tables(result):
+    chains, peers = result["chains"], ("ours", "ebmkit", "torchebm", "tutorial loop, float32", "tutorial loop, autocast")
+    peak = " and ".join(f"{value / 1e9:,.0f} GFLOP/s in {name}" for name, value in result["peak_flops"].items())
+    turns = chains["batch"]["1"]["ours"]["repetitions"]
+    yield (f"**Speed of chains.** Image-steps per second, {chains['parameters']:,} parameters, {chains['steps']} steps, "
+           f"median of {turns} turns; peak: a 2,048³ matrix product, {peak} ({measured_on(result)}, "
+           f"PyTorch {result['torch']}).")  # fmt: skip
+    rows = [[f"batch {batch}", *(f"{row[name]['median']:,.0f}" for name in peers), f"{row['ours']['times_best_peer']:.1f}",
+             f"{row['ours']['share_of_peak']:.0%}"] for batch, row in chains["batch"].items()]  # fmt: skip
+    yield markdown_table(["", *peers, "ours / best peer library", "share of peak"], rows)
+    yield "**Speed of updates and of the score network.** Ours against the straightforward float32 program, per second."
+
+    def cells(row, digits):
+        return [f"{row[who]['median']:,.{digits}f}" for who in ("ours", "float32")] + [f"{row['ratio']:.1f}"]
+
+    rows = [[f"update, {name}", *cells(row, 2), ""] for name, row in result["updates"]["updates"].items()]
+    rows += [[f"score network, batch {batch}, evaluations", *cells(row, 0), f"{row['share_of_peak']:.0%}"]
+             for batch, row in result["score"]["batch"].items()]  # fmt: skip
+    yield markdown_table(["", "ours", "float32", "ratio", "share of peak"], rows)
+    yield "**100 conditional digits** from the committed score network, seconds."
+    rows = [[name, f"{row['evaluations']:,}", f"{row['seconds']:.1f}"] for name, row in result["digits"].items()]
+    yield markdown_table(["sampler", "network evaluations an image", "seconds"], rows)
+
+
+def cost_table(full, quick, floors):
+    rows = []
+    for preset, results in (("full", full), ("quick", quick)):
+        for name in ("EBM", "EBM-BestPractice", "score-based-model"):
+            result = results[name]
+            quality = next(iter(result["conditional"].values())) if "conditional" in result else result["chains"]["500"]
+            training = result["training"]
+            kind = "each digit equally often" if "conditional" in result else "as they come"
+            rows.append([f"`{name}`", preset, f"{training['updates']:,}", f"{training['minutes']:.1f}", training["hardware"],
+                         f"{quality['frechet_distance']:.1f}", f"{result['n']:,}",
+                         f"{floor_of(floors, result['n'], kind)['mean']:.1f}"])  # fmt: skip
+    yield ("**What a run costs.** As the notebooks measure themselves: EBM samples after 500 steps, the score model's "
+           "conditional samples.")  # fmt: skip
+    yield markdown_table(["notebook", "preset", "updates", "minutes of training", "trained on", "Fréchet distance", "n",
+                          "floor"], rows)  # fmt: skip
+
+
+def readme_tables(folder="assets/results"):
+    """All of README's measured tables as Markdown."""
+    results = read_results(folder)
+    floors = results["floors"]
+    parts = [*score_table(results["score-samples"], floors), *chains_table(results["chains"], floors),
+             *stability_table(results["stability"], floors), *denoising_table(results["denoising"]),
+             *posterior_table(results["posterior"]),
+             *strangers_table(results["out-of-distribution"]), *memory_table(results),
+             *(speed_tables(results["benchmarks"]) if "benchmarks" in results else ()),
+             *cost_table(results, read_results(Path(folder) / "quick"), floors)]  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def write_readme(readme="README.md"):
+    """Put readme_tables() between README's two markers."""
+    text = Path(readme).read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    Path(readme).write_text(f"{before}{BEGIN}\n\n{readme_tables()}\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_readme()
