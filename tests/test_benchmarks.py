@@ -50,3 +50,10 @@ def test_float32_only_is_undone():
     with bench.float32_only():
         assert not helpers.has_native_bf16(torch.device("cpu"))
     assert helpers.has_native_bf16 is before
+
+
+def test_a_step_costs_two_passes_through_the_network():
+    network, x = helpers.EnergyNetwork(8), torch.rand(2, *helpers.IMAGE_SHAPE)
+    with torch.no_grad():
+        forward = bench.operations(lambda: network(x))
+    assert bench.chain_operations(network, x) == 2 * forward
