@@ -1,5 +1,5 @@
 # make run    train the three notebooks from scratch and look at the digits (about 20 minutes on two cores)
-# make demo   the same with the committed weights, no training (a few minutes)
+# make demo   the same with the committed weights, no training (about 3 minutes on two cores)
 # make test   the tests
 # Each sets up .venv first. PRESET=smoke|quick|full chooses another size; MNIST_ROOT=folder another place for the data.
 

@@ -104,7 +104,6 @@ def tutorial(lab):
 
 # ------------------------------------------------------------------------------------------------------------ stability
 
-STABILITY_SEEDS = range(1, 6)
 DIVERGED = 1.0  # an energy gap beyond this in a run's second half, averaged over 50 updates; all runs start with a peak
 
 
@@ -135,17 +134,15 @@ def gap_statistics(history):
 def stability_run(arguments):
     """Train one energy by the `quick` recipe with or without the buffer, sample from it, judge; one dict."""
     seed, buffered, updates, n, root = arguments
-    digits = helpers.load_mnist()
+    lab = laboratory()
     recipe = Recipe(updates=updates, buffer_size=10_000 if buffered else 0)
     path = Path(root) / f"{'buffer' if buffered else 'no-buffer'}-{seed}.pt"
-    model, history = train_energy(recipe, digits, path, seed)
-    classifier = evaluation.load_classifier(digits.train_images.device)
-    real = evaluation.features_and_probabilities(classifier, digits.test_images)[0]
-    generator = torch.Generator().manual_seed(1_000 + seed)
-    start = torch.rand(n, *helpers.IMAGE_SHAPE, generator=generator)
+    model, history = train_energy(recipe, lab.digits, path, seed)
+    generator = torch.Generator(lab.device).manual_seed(1_000 + seed)
+    start = torch.rand(n, *helpers.IMAGE_SHAPE, device=lab.device, generator=generator)
     lengths = [60, 200, 500]
     _, frames = helpers.langevin_dynamics(model, start, lengths[-1], **recipe.chain, snapshots=lengths, generator=generator)
-    judged = {str(k): evaluation.judge_samples(classifier, x, real) for k, x in zip(lengths, frames, strict=True)}
+    judged = {str(k): lab.judge(x) for k, x in zip(lengths, frames, strict=True)}
     window = max(updates // 40, 1)
     curves = {"loss": history["loss"], "gap": history["e_minus"] - history["e_plus"]}
     curves = {name: running_mean(values, window)[::window].tolist() for name, values in curves.items()}
@@ -159,11 +156,11 @@ def mean_and_std(values):
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
-def stability(lab, updates=1_200, n=1_000, seeds=STABILITY_SEEDS, workers=None, root="runs/studies/stability"):
+def stability(lab, updates=1_200, n=1_000, seeds=range(1, 6), root="runs/studies/stability"):
     """Five seeds with and without buffer, equal gradient evaluations, trained by as many processes as there are cores."""
     os.environ.update(OMP_NUM_THREADS="1", TQDM_DISABLE="1")  # one core a run: faster than two for one
     jobs = [(seed, buffered, updates, n, root) for seed in seeds for buffered in (True, False)]
-    with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         results = list(pool.map(stability_run, jobs))
     sides = {side: [run for run in results if run["buffered"] == (side == "replay buffer")]
              for side in ("replay buffer", "no buffer")}  # fmt: skip
@@ -533,15 +530,16 @@ def out_of_distribution(lab, seed=7, n=1_000):
         return scores
 
     inside = judgements(digits.test_images[: lab.most])
-    result = {"seed": seed, "n": n, "n_test_digits": lab.most, "auroc": {}, "energies": {}}
+    result = {"seed": seed, "n": n, "n_test_digits": lab.most, "auroc": {}}
     sets, result["left_out"] = unlike_digits(digits.test_images, n, seed)
     energy = "energy, replay buffer"
-    for name, images in {"test digits": digits.test_images[:n], "training digits": digits.train_images[:n], **sets}.items():
+    shown = {"test digits": inside[energy]}
+    for name, images in {"training digits": digits.train_images[:n], **sets}.items():
         outside = judgements(images.cpu())
-        if name != "test digits":
-            result["auroc"][name] = {k: evaluation.auroc(inside[k], outside[k]) for k in outside} | {"n": len(images)}
-        result["energies"][name] = quantiles(outside[energy])
-    shown = {"test digits": inside[energy], **{k: judgements(x)[energy] for k, x in sets.items()}}
+        result["auroc"][name] = {k: evaluation.auroc(inside[k], outside[k]) for k in outside} | {"n": len(images)}
+        shown[name] = outside[energy]
+    result["energies"] = {name: quantiles(values) for name, values in shown.items()}
+    del shown["training digits"]  # they lie where the test digits lie
     everything = torch.cat(list(shown.values()))
     low, high = (everything.min() / 0.1).asinh().item(), (everything.max() / 0.1).asinh().item()
     edges = 0.1 * torch.linspace(low, high, 81).sinh()  # even within 0.1 of zero, geometric beyond

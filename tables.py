@@ -211,7 +211,7 @@ def readme_tables(folder="assets/results"):
              *stability_table(results["stability"], floors), *denoising_table(results["denoising"]),
              *posterior_table(results["posterior"]),
              *strangers_table(results["out-of-distribution"]), *memory_table(results),
-             *(speed_tables(results["benchmarks"]) if "benchmarks" in results else ()),
+             *speed_tables(results["benchmarks"]),
              *cost_table(results, read_results(Path(folder) / "quick"), floors)]  # fmt: skip
     return "\n\n".join(parts)
 
