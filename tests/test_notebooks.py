@@ -55,7 +55,7 @@ def test_all_three_notebooks_are_found():
 def workshop(tmp_path_factory):
     """A folder with the notebooks and what they import; the notebooks run in it one after another."""
     folder = tmp_path_factory.mktemp("workshop")
-    for path in [*NOTEBOOKS, ROOT / "helpers.py", ROOT / "evaluation.py"]:
+    for path in [*NOTEBOOKS, *(ROOT / name for name in ("helpers.py", "fast.py", "evaluation.py"))]:
         shutil.copy(path, folder)
     shutil.copytree(ROOT / "checkpoints", folder / "checkpoints")
     return folder
@@ -124,7 +124,7 @@ def test_colab_without_the_modules_gets_told_what_to_do(path, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     exec(setup, {})  # outside Colab it does nothing
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    with pytest.raises(FileNotFoundError, match=r"upload helpers\.py and evaluation\.py"):
+    with pytest.raises(FileNotFoundError, match=r"upload helpers\.py, fast\.py and evaluation\.py"):
         exec(setup, {})
 
 

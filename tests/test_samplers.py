@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import fast
 import helpers
 
 STEP = 0.5
@@ -135,12 +136,72 @@ def test_samplers_repeat_with_the_seed_and_keep_snapshots(model):
         run_sampler(model, snapshots=[4])
 
 
+def plain_gradient(model, x):
+    """Of the energy in float32, through autograd: what everything faster is held against."""
+    leaf = x.clone().requires_grad_(True)
+    return torch.autograd.grad(model.layers(2 * leaf - 1).sum(), leaf)[0]
+
+
 def test_chain_network_matches_the_plain_one(generator):
     model = helpers.EnergyNetwork(16)
-    x = torch.rand(64, 1, 28, 28, generator=generator, requires_grad=True)
-    plain = torch.autograd.grad(model.layers(2 * x - 1).sum(), x)[0]
-    fast = torch.autograd.grad(helpers.frozen(model)(x).sum(), x)[0]
-    assert (plain - fast).norm() < 0.02 * plain.norm()  # bfloat16 rounds to 1 part in 256
+    x = torch.rand(64, 1, 28, 28, generator=generator)
+    frozen = torch.autograd.grad(helpers.frozen(model)(leaf := x.clone().requires_grad_(True)).sum(), leaf)[0]
+    plain = plain_gradient(model, x)
+    assert (plain - frozen).norm() < 0.02 * plain.norm()  # bfloat16 rounds to 1 part in 256
+
+
+@pytest.mark.parametrize("width", [8, 16, 32])
+@pytest.mark.parametrize("batch", [1, 7, 33])
+def test_gradient_by_hand_is_the_gradient(width, batch, generator):
+    torch.manual_seed(width)
+    model, x = helpers.EnergyNetwork(width), torch.rand(batch, 1, 28, 28, generator=generator)
+    plain = plain_gradient(model, x)
+    for dtype, tolerance in ((torch.float64, 1e-5), (torch.float32, 1e-5), (torch.bfloat16, 0.02)):
+        by_hand = fast.input_gradient(x, fast.weights_of(model.layers, dtype))
+        assert by_hand.dtype == torch.float32 and by_hand.shape == x.shape
+        assert (by_hand - plain).norm() < tolerance * plain.norm()
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_fast_chain_follows_the_plain_one(generator):
+    torch.manual_seed(0)
+    model, x = helpers.EnergyNetwork(16), torch.rand(33, 1, 28, 28, generator=generator)
+    seeds = [torch.Generator().manual_seed(3) for _ in range(2)]
+    quick = helpers.langevin_dynamics(model, x, 30, 50.0, generator=seeds[0])  # 50: an untrained network is nearly flat
+    plain = helpers.langevin_dynamics(lambda x: model(x), x, 30, 50.0, generator=seeds[1])
+    assert torch.allclose(quick, plain, atol=0.02) and (quick - x).abs().mean() > 0.05
+
+
+@pytest.mark.parametrize("edit", ["activation", "stride", "one more layer", "subclass"])
+def test_an_edited_network_goes_through_autograd(edit, generator):
+    class Doubled(helpers.EnergyNetwork):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model, x = (Doubled if edit == "subclass" else helpers.EnergyNetwork)(8), torch.rand(4, 1, 28, 28, generator=generator)
+    if edit == "activation":
+        model.layers[3] = torch.nn.Softplus()
+    elif edit == "stride":
+        model.layers[6] = torch.nn.Conv2d(32, 32, 3, stride=1, padding=1)
+        model.layers[9] = torch.nn.Linear(32 * 16, 32)
+    elif edit == "one more layer":
+        model.layers.append(torch.nn.Linear(1, 1))
+    expected = plain_gradient(model, x) * (2 if edit == "subclass" else 1)
+    assert (helpers.energy_gradient(model, x)(x) - expected).norm() < 0.02 * expected.norm()
+
+
+def test_without_a_compiler_cuda_goes_on_plainly(monkeypatch, generator, capsys):
+    def broken(*_, **__):
+        raise RuntimeError("no Triton")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: broken)
+    fast.gradient_on.cache_clear()
+    model, x = helpers.EnergyNetwork(8), torch.rand(4, 1, 28, 28, generator=generator)
+    weights, gradient = fast.weights_of(model.layers, torch.float32), fast.gradient_on("cuda")
+    expected = fast.input_gradient(x, weights)
+    assert all(torch.equal(gradient(x, weights), expected) for _ in range(2))
+    assert capsys.readouterr().out.count("RuntimeError") == 1  # said once
+    fast.gradient_on.cache_clear()
 
 
 def test_average_of_weights_can_be_sampled(generator):
