@@ -9,7 +9,7 @@ BIN = .venv/bin
 NOTEBOOKS = EBM EBM-BestPractice score-based-model
 EXECUTE = $(BIN)/papermill --no-progress-bar --log-output
 
-.PHONY: setup run demo publish evaluate stability tutorial bench tables test clean
+.PHONY: setup run demo publish evaluate stability tutorial bench bench-quality tables test clean
 
 setup: .venv/installed
 
@@ -49,6 +49,11 @@ stability tutorial: setup
 # Speed against the peers, side by side (a few minutes).
 bench: setup
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python tables.py
+
+# Distance against minutes of training, three recipes one after another (about 45 minutes on two cores).
+bench-quality: setup
+	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python tables.py
 
 # Keeps what the last quick runs measured beside the full runs' results, and writes README's tables from both.

@@ -638,13 +638,13 @@ def edm_weight(sigma):
     return sigma**2 * (1 + sigma**2 / PIXEL_STD**2)
 
 
-def denoising_score_matching_loss(model, x, sigma, labels=None, weight=torch.square, generator=None):
+def denoising_score_matching_loss(model, x, sigma, labels=None, weight=torch.square, generator=None, z=None):
     """Mean of lambda(sigma) |s(x + sigma z, sigma) + z / sigma|^2 / dimensions (Vincent 2011; Song & Ermon 2019, eq. 5, 6).
 
-    x [B, ...] is clean, sigma [B], `weight` is lambda, sigma^2 as in the paper unless given.
+    x [B, ...] is clean, sigma [B], `weight` is lambda, sigma^2 as in the paper unless given; z is drawn unless given.
     """
     s = sigma.view(-1, *[1] * (x.dim() - 1))
-    z = torch.randn(x.shape, device=x.device, generator=generator)
+    z = torch.randn(x.shape, device=x.device, generator=generator) if z is None else z
     return (weight(s) * (model(x + s * z, sigma, labels) + z / s).square()).mean()
 
 

@@ -52,8 +52,8 @@ TUTORIAL = Recipe(width=16, langevin_steps=60, chain_noise=0.0025, data_noise=0.
                   warmup=1, ema_decay=0.0, buffer_size=8_192)  # fmt: skip
 
 
-def train_energy(recipe, digits, path, seed):
-    """The training loop of the two EBM notebooks (tests hold them equal bit for bit): (averaged network, history).
+def energy_updates(recipe, digits, path, seed):
+    """The training loop of the two EBM notebooks: yields (averaged network, history) after every update and at the end.
 
     Resumes from `path`, which holds the run's state, as helpers.training_steps does; raises as it does.
     """
@@ -90,7 +90,14 @@ def train_energy(recipe, digits, path, seed):
         ema.update_parameters(model)
         for name, value in zip(("loss", "e_plus", "e_minus"), (loss, e_plus, e_minus), strict=True):
             history[name].append(value.detach())
-    return ema.module, {name: np.array(values) for name, values in history.items()}
+        yield ema.module, history
+    yield ema.module, history  # also where nothing was left to train
+
+
+def train_energy(recipe, digits, path, seed):
+    """energy_updates() to its end (tests hold it equal to the notebooks bit for bit): (averaged network, history)."""
+    *_, (model, history) = energy_updates(recipe, digits, path, seed)
+    return model, {name: np.array(values) for name, values in history.items()}
 
 
 def tutorial(lab):

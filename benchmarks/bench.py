@@ -2,16 +2,19 @@
 
 Every comparison runs the same network on the same batch for the same number of steps in the same process, the contenders
 in turn, again and again after a warm-up; what is reported is the median and the quartiles. Their results are checked to be
-equal before anything is timed. The peers are torchebm and ebmkit (requirements-dev.txt) and the loop of the published
-tutorials.
+equal before anything is timed. The peers (peers.py) are torchebm and ebmkit (requirements-dev.txt) and the loop of the
+published tutorials. It ends with a figure of how cost grows, assets/speed_growth.png.
 """
 
 import argparse
 import contextlib
+import copy
 import functools
 import json
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,98 +24,50 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import helpers
+from benchmarks.peers import NOISE, PEERS, STEP, seconds, start_images
 
-STEP, NOISE = 2.5, 0.005
-
-
-class Float32Energy(torch.nn.Module):
-    """The layers of an EnergyNetwork without its autocast: what a straightforward program runs."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.layers = network.layers
-
-    def forward(self, x):
-        return self.layers(2 * x - 1).squeeze(1)
+LIBRARIES = ("ebmkit", "torchebm")
 
 
 def ours(network, x, steps, noise):
     return helpers.langevin_dynamics(network, x, steps, STEP, noise, clip=None)
 
 
-def tutorial(network, x, steps, noise):
-    """The loop that the published tutorials share: float32, backward() to the image, everything else left as it is."""
-    network = Float32Energy(network)
-    for p in network.parameters():
-        p.requires_grad = False
-    x = x.clone().requires_grad_(True)
-    z = torch.empty_like(x)
-    for _ in range(steps):
-        z.normal_(0, noise)
-        network(x).sum().backward()
-        x.data.add_(-STEP * x.grad.data)
-        x.data.add_(z.data)
-        x.grad.detach_()
-        x.grad.zero_()
-        x.data.clamp_(0, 1)
-    for p in network.parameters():
-        p.requires_grad = True
-    return x.detach()
+@contextlib.contextmanager
+def peers_of_their_own(network):
+    """Yield ask(peer=..., batch=..., ...): a process that runs the peers with the allocator as they find it (peers.py)."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(network.layers, Path(folder) / "layers.pt")
+        script, threads = Path(__file__).parent / "peers.py", torch.get_num_threads()
+        command = [sys.executable, str(script), f"{folder}/layers.pt", str(threads)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
+            def ask(**request):
+                print(json.dumps(request), file=process.stdin, flush=True)
+                line = process.stdout.readline()
+                if not line:
+                    raise RuntimeError("the process that runs the peers has died; what it said stands above")
+                return json.loads(line)
 
-def tutorial_autocast(network, x, steps, noise):
-    with torch.autocast(x.device.type, torch.bfloat16):
-        return tutorial(network, x, steps, noise)
-
-
-def ebmkit(network, x, steps, noise):
-    from ebm.samplers.langevin import LangevinDynamics
-
-    return LangevinDynamics(STEP, steps, noise, clamp=(0, 1)).sample(Float32Energy(network), x)
-
-
-def torchebm(network, x, steps, noise):
-    from torchebm.core import BaseModel
-    from torchebm.samplers import LangevinDynamics
-
-    class Energy(BaseModel):
-        def __init__(self):
-            super().__init__()
-            self.energy = Float32Energy(network)
-
-        def forward(self, x):
-            return self.energy(x)
-
-    scale = noise / (2 * STEP) ** 0.5  # its noise is noise_scale sqrt(2 step_size)
-    sampler = LangevinDynamics(Energy(), STEP, scale, clamp=(0, 1), device=x.device)
-    return sampler.sample(x=x.clone(), n_steps=steps)
-
-
-CHAINS = {"ours": ours, "ebmkit": ebmkit, "torchebm": torchebm, "tutorial loop, float32": tutorial,
-          "tutorial loop, autocast": tutorial_autocast}  # fmt: skip
-
-
-def synchronise():
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def seconds(function):
-    synchronise()
-    start = time.perf_counter()
-    function()
-    synchronise()
-    return time.perf_counter() - start
+            yield ask
+            process.stdin.close()
 
 
 def side_by_side(contenders, repetitions):
-    """{name: seconds of each repetition}: after one call each as warm-up, the contenders take turns."""
+    """{name: seconds of each repetition}: after one call each as warm-up, the contenders take turns. A contender is a
+    function to be timed, or one that answers with its own seconds."""
+
+    def clock(function):
+        answers = []
+        took = seconds(lambda: answers.append(function()))
+        return answers[0]["seconds"] if isinstance(answers[0], dict) else took
+
     for function in contenders.values():
         function()
     times = {name: [] for name in contenders}
     for _ in range(repetitions):
         for name, function in contenders.items():
-            times[name].append(seconds(function))
+            times[name].append(clock(function))
     return times
 
 
@@ -162,32 +117,48 @@ def in_float32(function):
     return run
 
 
-def bench_chains(device, dtype, batches=(1, 128, 512), steps=20, repetitions=7):
-    """Image-steps per second of Langevin chains on the tutorial's network (77,000 parameters)."""
+def bench_chains(device, dtype, batches=(1, 128, 512), steps=60, repetitions=5):
+    """Image-steps per second of Langevin chains on the tutorial's network (77,000 parameters) and its number of steps.
+
+    The peers run twice: in a process of their own, as their users have them, and in ours, with our memory settings.
+    """
     torch.manual_seed(0)
     network = helpers.EnergyNetwork(16).to(device)
     result = {}
-    for batch in batches:
-        x = torch.rand(batch, *helpers.IMAGE_SHAPE, device=device)
-        reference = tutorial(network, x, steps, noise=1e-12)
-        difference = {}
-        for name, chain in CHAINS.items():
-            difference[name] = (chain(network, x, steps, noise=1e-12) - reference).abs().max().item()
-            tolerance = 0.02 if name in ("ours", "tutorial loop, autocast") else 1e-4  # bfloat16 or float32
-            assert difference[name] < tolerance, (name, difference)
-        run = {name: functools.partial(chain, network, x, steps, NOISE) for name, chain in CHAINS.items()}
-        times = side_by_side(run, repetitions)
-        row = {name: rate(t, batch * steps) | {"largest_difference": difference[name]} for name, t in times.items()}
-        best_peer = max(row[name]["median"] for name in ("ebmkit", "torchebm"))
-        flops = chain_operations(network, x) / batch
-        row["ours"] |= {"times_best_peer": row["ours"]["median"] / best_peer,
-                        "share_of_peak": row["ours"]["median"] * flops / peak(device, dtype)}  # fmt: skip
-        result[str(batch)] = row
-        print(f"chains, batch {batch}:", {k: round(v["median"]) for k, v in row.items()},
-              f"{row['ours']['times_best_peer']:.2f} x best peer, {row['ours']['share_of_peak']:.0%} of peak",
-              flush=True)  # fmt: skip
+    with peers_of_their_own(network) as ask, tempfile.TemporaryDirectory() as folder:
+        for batch in batches:
+            x = start_images(batch, device)
+            reference = PEERS["tutorial loop, float32"](network.layers, x, steps, noise=1e-12)
+            chains = {"ours": functools.partial(ours, network, x, steps)}
+            difference = {"ours": (chains["ours"](1e-12) - reference).abs().max().item()}
+            common = {"batch": batch, "steps": steps, "device": str(device)}
+            for name, peer in PEERS.items():
+                ask(peer=name, noise=1e-12, save=f"{folder}/peer.pt", **common)
+                difference[name] = (torch.load(f"{folder}/peer.pt").to(device) - reference).abs().max().item()
+                chains[name] = functools.partial(ask, peer=name, **common)
+                chains[f"{name}, our memory settings"] = functools.partial(peer, network.layers, x, steps)
+            for name, value in difference.items():
+                tolerance = 0.02 if name == "ours" or "autocast" in name else 1e-4  # bfloat16 or float32
+                assert value < tolerance, (name, difference)
+            chains = {name: functools.partial(chain, noise=NOISE) for name, chain in chains.items()}
+            times = side_by_side(chains, repetitions)
+            row = {name: rate(t, batch * steps) for name, t in times.items()}
+            for name, value in difference.items():
+                row[name]["largest_difference"] = value
+            libraries = [row[f"{name}{kind}"]["median"] for kind in ("", ", our memory settings") for name in LIBRARIES]
+            flops, mine = chain_operations(network, x) / batch, row["ours"]["median"]
+            row["ours"] |= {"times_best_peer": mine / max(libraries[: len(LIBRARIES)]),
+                            "times_best_peer_with_our_memory": mine / max(libraries[len(LIBRARIES) :]),
+                            "share_of_peak": mine * flops / peak(device, dtype)}  # fmt: skip
+            result[str(batch)] = row
+            summary = {key: f"{row['ours'][key]:.2f}" for key in row["ours"] if key.startswith(("times", "share"))}
+            print(f"chains, batch {batch}:", {k: round(v["median"]) for k, v in row.items()}, summary, flush=True)
     size = sum(p.numel() for p in network.parameters())
     return {"unit": "image-steps/s", "steps": steps, "parameters": size, "batch": result}
+
+
+def plain_chain(network, x, steps, noise):
+    return PEERS["tutorial loop, float32"](network.layers, x, steps, noise)
 
 
 def ebm_update(network, chain, x_plus, x_minus):
@@ -226,7 +197,7 @@ def bench_updates(device, dtype, batch=128, repetitions=7):
     labels = torch.randint(0, 10, (batch,), device=device)
     result = {}
     for width in (16, 32):
-        plain = in_float32(ebm_update(helpers.EnergyNetwork(width).to(device), tutorial, x_plus, x_minus))
+        plain = in_float32(ebm_update(helpers.EnergyNetwork(width).to(device), plain_chain, x_plus, x_minus))
         run = {"ours": ebm_update(helpers.EnergyNetwork(width).to(device), ours, x_plus, x_minus), "float32": plain}
         result[f"EBM, width {width}, K = 20"] = side_by_side(run, repetitions)
     run = {"ours": score_update(helpers.ScoreNetwork().to(device), x_plus, labels),
@@ -256,10 +227,29 @@ def bench_score(device, dtype, batches=(128, 512, 2048), repetitions=5):
         row = {name: rate(t, batch) for name, t in times.items()}
         row["ratio"] = row["ours"]["median"] / row["float32"]["median"]
         row["share_of_peak"] = row["ours"]["median"] * operations(evaluate) / batch / peak(device, dtype)
+        if batch == 512:
+            row["torch.compile"] = compiled_rate(network, x, labels, repetitions)
         result[str(batch)] = row
         print(f"score network, batch {batch}: {row['ours']['median']:.0f}/s, {row['ratio']:.2f} x float32, "
               f"{row['share_of_peak']:.0%} of peak", flush=True)  # fmt: skip
     return {"unit": "evaluations/s", "batch": result}
+
+
+def compiled_rate(network, x, labels, repetitions):
+    """What torch.compile would make of the score network in a sampler, and how long it takes to; None without a compiler."""
+    compiled = torch.compile(copy.deepcopy(network), dynamic=False)
+
+    @torch.no_grad()
+    def evaluate():
+        return compiled(x, 0.5, labels)
+
+    try:
+        compiling = seconds(evaluate)
+    except Exception as error:  # no C++ compiler, no Triton: it is only a measurement that is missing
+        print(f"torch.compile: not to be had here ({type(error).__name__})")
+        return None
+    times = side_by_side({"compiled": evaluate}, repetitions)["compiled"]
+    return {**rate(times, len(x)), "seconds_to_compile": compiling}
 
 
 def bench_digits(device):
@@ -303,6 +293,27 @@ def bench_growth(device, repetitions=3):
     }
 
 
+def draw_growth(growth, path):
+    """One figure: how the cost of chains grows with batch, steps, width and buffer size."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 4, figsize=(10, 2.6))
+    rates = {"batch": "chains at once", "steps": "steps of 128 chains", "width": "width of the network"}
+    for ax, (kind, label) in zip(axes, rates.items(), strict=False):
+        rows = growth[kind].values()
+        ax.loglog([int(k) for k in growth[kind]], [row["image_steps_per_second"] for row in rows], "o-", color="tab:orange")
+        ax.set(xlabel=label, ylim=(5e2, 2e5))
+    axes[0].set_ylabel("image-steps per second")
+    buffers = growth["buffer"]
+    axes[3].loglog([int(n) for n in buffers], [1e3 * row["seconds"] for row in buffers.values()], "s-", color="tab:blue")
+    axes[3].set(xlabel="chains in the buffer", ylabel="ms to draw 128 and write back", ylim=(0.1, 100))
+    for ax in axes:
+        ax.grid(alpha=0.3)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, facecolor="white")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", default="assets/results")
@@ -315,10 +326,11 @@ def main():
               "threads": torch.get_num_threads(), "torch": torch.__version__, "dtype": str(dtype), "peak_flops": peaks,
               "chains": bench_chains(device, dtype), "updates": bench_updates(device, dtype),
               "score": bench_score(device, dtype), "digits": bench_digits(device),
-              "growth": bench_growth(device)}  # fmt: skip
+              "growth": bench_growth(device), "peak_memory_GB": helpers.peak_memory()}  # fmt: skip
     path = Path(arguments.folder) / "benchmarks.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    draw_growth(result["growth"], Path(arguments.folder).parent / "speed_growth.png")
 
 
 if __name__ == "__main__":
