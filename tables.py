@@ -223,8 +223,8 @@ def cost_table(full, quick, floors):
                          f"{floor_of(floors, result['n'], kind)['mean']:.1f}",
                          f"{result['peak_memory_GB']['RAM']:.1f}"])  # fmt: skip
     yield ("**What a run costs.** As the notebooks measure themselves: EBM samples after 500 steps, the score model's "
-           "conditional samples. Memory: of the run that wrote these numbers, in `full` with the committed weights, in `quick` "
-           "with training.")  # fmt: skip
+           "conditional samples. Memory: of the run that wrote these numbers, in `full` with the committed weights, in "
+           "`quick` with training.")  # fmt: skip
     yield markdown_table(["notebook", "preset", "updates", "minutes of training", "trained on", "Fréchet distance", "n",
                           "floor", "RAM at most (GB)"], rows)  # fmt: skip
 
