@@ -112,3 +112,12 @@ def test_auroc_of_known_cases(generator):
     assert evaluation.auroc(inside, outside) == pytest.approx(expected, abs=5 * standard_error)
     assert evaluation.auroc(inside, inside) == 0.5
     assert evaluation.auroc(torch.zeros(5), torch.ones(7)) == 1 and evaluation.auroc(torch.ones(5), torch.zeros(7)) == 0
+
+
+def test_peak_memory_counts_what_was_used():
+    before = helpers.peak_memory()
+    block = torch.ones(300, 10**6)  # 1.2 GB, all of it written
+    after = helpers.peak_memory()
+    del block
+    if before["RAM"] is not None:
+        assert after["RAM"] >= 1.2 and after["RAM"] >= before["RAM"]

@@ -172,6 +172,22 @@ def test_fast_chain_follows_the_plain_one(generator):
     assert torch.allclose(quick, plain, atol=0.02) and (quick - x).abs().mean() > 0.05
 
 
+@pytest.mark.parametrize("path", ["fast", "plain"])
+def test_both_paths_move_by_the_slope_and_spread_by_the_noise(path):
+    """Over 4,000 chains a step moves each pixel by -step grad E on average, and spreads it by the noise."""
+    torch.manual_seed(0)
+    network, start = helpers.EnergyNetwork(8), torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    model, n, noise = network if path == "fast" else lambda x: network(x), 4_000, 0.01
+    step = 0.02 / plain_gradient(network, start).abs().max().item()
+    x = helpers.langevin_dynamics(model, start.expand(n, 1, 28, 28), 1, step, noise, clip=None, bounds=None,
+                                  generator=torch.Generator().manual_seed(2))  # fmt: skip
+    moved = (x - start).double()
+    expected = -step * plain_gradient(network, start).double()
+    assert (moved.mean(0, keepdim=True) - expected).abs().max() < 5 * noise / n**0.5 + 0.02 * 0.02  # bfloat16: 2 % of a step
+    variance = moved.var(0).mean().item()
+    assert abs(variance / noise**2 - 1) < 5 * (2 / (n * 784)) ** 0.5
+
+
 @pytest.mark.parametrize("edit", ["activation", "stride", "one more layer", "subclass"])
 def test_an_edited_network_goes_through_autograd(edit, generator):
     class Doubled(helpers.EnergyNetwork):
