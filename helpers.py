@@ -545,6 +545,20 @@ def guided(score, weight):
     return guided_score
 
 
+def begin_sampling(model, labels, sigmas, n, start, guidance, generator):
+    """(score, labels, sigmas, x): what every sampler of a score begins with, checked and on the model's device; x is
+    `start`, or noise of the largest level for each label, or for `n` images without."""
+    device = device_of(model) or (start.device if start is not None else torch.device("cpu"))
+    sigmas = check_sigmas(sigmas, device)
+    labels = None if labels is None else check_labels(labels, n if start is None else len(start), device)
+    if labels is None and n is None and start is None:
+        raise ValueError("without labels, say how many: n=64 (or give start)")
+    if start is None:
+        shape = (n if labels is None else len(labels), *IMAGE_SHAPE)
+        start = sigmas[0] * torch.randn(shape, device=device, generator=generator)
+    return guided(frozen(model), guidance), labels, sigmas, start.detach().to(device, copy=True)
+
+
 @torch.no_grad()
 def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, steps=8, epsilon=None, guidance=1.25,
                                denoise=True, snapshots=None, generator=None, progress=False):  # fmt: skip
@@ -556,22 +570,14 @@ def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, ste
     guided() where there are labels. `snapshots` are level numbers in 0..L; then the frames come back too. Raises
     ValueError for bad labels or sigmas, FloatingPointError if the chain diverges.
     """
-    device = device_of(model) or (start.device if start is not None else torch.device("cpu"))
-    sigmas = check_sigmas(sigmas, device)
-    labels = None if labels is None else check_labels(labels, n if start is None else len(start), device)
-    if labels is None and n is None and start is None:
-        raise ValueError("without labels, say how many: n=64 (or give start)")
-    if start is None:
-        shape = (n if labels is None else len(labels), *IMAGE_SHAPE)
-        start = sigmas[0] * torch.randn(shape, device=device, generator=generator)
-    score, x = guided(frozen(model), guidance), start.detach().to(device, copy=True)
+    score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
     epsilon = annealed_step(sigmas, steps) if epsilon is None else epsilon
     with recording(snapshots, len(sigmas)) as (frames, keep):
         keep(0, x)
         for i, sigma in enumerate(progress_bar(sigmas, "Annealed Langevin", progress), start=1):
             alpha = epsilon * (sigma / sigmas[-1]) ** 2
             for _ in range(steps):
-                z = torch.randn(x.shape, device=device, dtype=x.dtype, generator=generator)
+                z = torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator)
                 x = x + alpha * score(x, sigma, labels) + torch.sqrt(2 * alpha) * z
             keep(i, x)
     if denoise:

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import helpers
+import samplers
 from benchmarks.peers import NOISE, PEERS, STEP, seconds, start_images
 
 LIBRARIES = ("ebmkit", "torchebm")
@@ -258,15 +259,17 @@ def bench_digits(device):
     labels = torch.arange(10, device=device).repeat_interleave(10)
     published = helpers.geometric_sigmas(1.0, 0.01, levels=10)  # Song & Ermon 2019: 10 levels of 100 steps
     ours = helpers.geometric_sigmas()
-    samplers = {
+    contenders = {
         "annealed Langevin as published, float32": (1_000, in_float32(lambda: helpers.annealed_langevin_dynamics(
             model, labels, published, steps=100, epsilon=1e-5, guidance=1, denoise=False))),
         "annealed Langevin, ours, no guidance": (241, lambda: helpers.annealed_langevin_dynamics(
             model, labels, ours, guidance=1)),
         "annealed Langevin, ours": (482, lambda: helpers.annealed_langevin_dynamics(model, labels, ours)),
+        "Heun, 10 levels": (38, lambda: samplers.heun(model, labels, samplers.karras_sigmas(levels=10))),
+        "DPM-Solver++, 12 levels": (24, lambda: samplers.dpm_solver(model, labels, samplers.karras_sigmas(levels=12))),
     }  # fmt: skip
     result = {}
-    for name, (evaluations, sample) in samplers.items():
+    for name, (evaluations, sample) in contenders.items():
         result[name] = {"evaluations": evaluations, "seconds": seconds(sample)}
         print(f"100 digits, {name}: {result[name]['seconds']:.1f} s", flush=True)
     return result
