@@ -19,6 +19,7 @@ import torch
 
 import evaluation
 import helpers
+import samplers
 
 # ------------------------------------------------------------------------------------------- training several energies
 
@@ -291,45 +292,91 @@ def chains(lab, seed=7, lengths=(20, 60, 200, 500), later=(1_000, 2_000, 5_000, 
             "energies": energies}  # fmt: skip
 
 
+def judge_score_samples(lab, images, asked):
+    """lab.judge(), and where digits were asked for, the share of them that is right, in all and digit by digit."""
+    judged = lab.judge(images)
+    if asked is not None:
+        judged["labels_right"] = evaluation.accuracy(lab.classifier, images, asked)
+        judged["labels_right_by_digit"] = [
+            evaluation.accuracy(lab.classifier, images[asked == d], asked[asked == d]) for d in range(10)]  # fmt: skip
+    return judged
+
+
+def train_on_generated(lab, images, labels, epochs, seed):
+    """Accuracy on real test digits of a classifier trained on these images, and of one trained on as many real ones (where
+    that is all of them, of the judge itself, which was trained so)."""
+    digits, n = lab.digits, len(images)
+    right = evaluation.accuracy(lab.classifier, digits.test_images, digits.test_labels)
+    result = {"n": n, "epochs": epochs, "classifier_on_all_real": right}
+    sources = {"generated": (images.clamp(0, 1), labels), "as_many_real": (digits.train_images[:n], digits.train_labels[:n])}
+    for source, (images, targets) in sources.items():
+        if source == "as_many_real" and n == len(digits.train_images):
+            result[source] = right
+            continue
+        generator = helpers.seed_everything(seed, lab.device)
+        judge = evaluation.train_classifier(images, targets, epochs, generator=generator)
+        result[source] = evaluation.accuracy(judge, digits.test_images, digits.test_labels)
+    return result
+
+
+def balanced_labels(lab, n):
+    """n labels: every ten in a row hold each digit once."""
+    return torch.arange(10, device=lab.device).repeat(n // 10)
+
+
 def score_samples(lab, seed=7, n=1_000, n_training=4_000, epochs=40, levels=30):
     """The score model's samples with guidance, without, and without labels; and a classifier trained on the first kind."""
     model, record = helpers.load_pretrained("score-based-model", lab.device)
     generator = helpers.seed_everything(seed, lab.device)
     n, n_training = min(n, lab.most), min(n_training, 4 * lab.most)
-    sigmas, digits = helpers.geometric_sigmas(levels=levels), lab.digits
+    sigmas = helpers.geometric_sigmas(levels=levels)
 
     def sample(labels, **options):
         batches = [helpers.annealed_langevin_dynamics(model, part, sigmas, generator=generator, progress=True, **options)
                    for part in (labels.split(1_000) if labels is not None else [None])]  # fmt: skip
         return torch.cat(batches)
 
-    labels = torch.arange(10, device=lab.device).repeat(n_training // 10)  # every block of 1,000 holds each digit 100 times
+    labels = balanced_labels(lab, n_training)
     guided = sample(labels)
     kinds = {
         "conditional, guidance 1.25": (guided[:n], labels[:n]),
         "conditional, no guidance": (sample(labels[:n], guidance=1), labels[:n]),
         "without labels": (sample(None, n=n), None),
     }
-    result = {"seed": seed, "n": n, "training": helpers.provenance(record), "levels": levels, "steps": 8,
-              "floor": lab.floor(n), "samples": {}}  # fmt: skip
-    for kind, (images, asked) in kinds.items():
-        judged = lab.judge(images)
-        if asked is not None:
-            judged["labels_right"] = evaluation.accuracy(lab.classifier, images, asked)
-            judged["labels_right_by_digit"] = [
-                evaluation.accuracy(lab.classifier, images[asked == d], asked[asked == d]) for d in range(10)]  # fmt: skip
-        result["samples"][kind] = judged
-    right = evaluation.accuracy(lab.classifier, digits.test_images, digits.test_labels)
-    result["real_labels_right"] = right
-    result["nearest"] = nearest_training_digits(lab, guided[:n])
-    result["train_on_generated"] = {"n": n_training, "epochs": epochs, "classifier_on_all_real": right}
-    sources = {"generated": (guided.clamp(0, 1), labels),
-               "as_many_real": (digits.train_images[:n_training], digits.train_labels[:n_training])}  # fmt: skip
-    for source, (images, targets) in sources.items():
-        generator = helpers.seed_everything(seed, lab.device)
-        judge = evaluation.train_classifier(images, targets, epochs, generator=generator)
-        result["train_on_generated"][source] = evaluation.accuracy(judge, digits.test_images, digits.test_labels)
-    return result
+    return {"seed": seed, "n": n, "training": helpers.provenance(record), "levels": levels, "steps": 8,
+            "floor": lab.floor(n), "samples": {kind: judge_score_samples(lab, *asked) for kind, asked in kinds.items()},
+            "real_labels_right": evaluation.accuracy(lab.classifier, lab.digits.test_images, lab.digits.test_labels),
+            "nearest": nearest_training_digits(lab, guided[:n]),
+            "train_on_generated": train_on_generated(lab, guided, labels, epochs, seed)}  # fmt: skip
+
+
+def few_steps(lab, seed=7, n_training=60_000, epochs=12, levels=12):
+    """The score model's samples by DPM-Solver++, as many as there are test digits, with more and less guidance and without
+    labels; and a classifier trained on as many guided ones as there are training digits."""
+    model, record = helpers.load_pretrained("score-based-model", lab.device)
+    generator = helpers.seed_everything(seed, lab.device)
+    n, n_training = lab.most, min(n_training, 6 * lab.most)
+    sigmas = samplers.karras_sigmas(levels=levels)
+
+    def sample(n, labelled=True, **options):
+        batches = []
+        for part in balanced_labels(lab, n).split(1_000):
+            options["n"] = len(part)
+            batches.append(samplers.dpm_solver(model, part if labelled else None, sigmas, generator=generator, **options))
+        return torch.cat(batches)
+
+    labels = balanced_labels(lab, n_training)
+    guided = sample(n_training)
+    kinds = {
+        "conditional, guidance 1.25": (guided[:n], labels[:n]),
+        "conditional, guidance 1.5": (sample(n, guidance=1.5), labels[:n]),
+        "conditional, no guidance": (sample(n, guidance=1), labels[:n]),
+        "without labels": (sample(n, labelled=False), None),
+    }
+    return {"seed": seed, "n": n, "training": helpers.provenance(record), "levels": levels, "floor": lab.floor(n),
+            "samples": {kind: judge_score_samples(lab, *asked) for kind, asked in kinds.items()},
+            "real_labels_right": evaluation.accuracy(lab.classifier, lab.digits.test_images, lab.digits.test_labels),
+            "train_on_generated": train_on_generated(lab, guided, labels, epochs, seed)}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------ denoising
@@ -557,8 +604,8 @@ def out_of_distribution(lab, seed=7, n=1_000):
 
 # ---------------------------------------------------------------------------------------------------------- the command
 
-STUDIES = {"floors": floors, "chains": chains, "score-samples": score_samples, "denoising": denoising,
-           "posterior": posterior, "out-of-distribution": out_of_distribution}  # fmt: skip
+STUDIES = {"floors": floors, "chains": chains, "score-samples": score_samples, "few-steps": few_steps,
+           "denoising": denoising, "posterior": posterior, "out-of-distribution": out_of_distribution}  # fmt: skip
 TRAINING = {"stability": stability, "tutorial": tutorial}
 
 

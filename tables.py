@@ -72,6 +72,18 @@ def score_table(result, floors):
     yield markdown_table(["trained on", "accuracy"], rows)
 
 
+def few_steps_table(result, floors):
+    floor = floor_of(floors, result["n"])
+    yield (f"**The same network in a dozen evaluations.** {result['n']:,} samples a row, DPM-Solver++ with "
+           f"{result['levels']} levels, one evaluation a level, two with guidance ({measured_on(result)}).")  # fmt: skip
+    rows = [["real training images (the floor)", *with_floor(result["floor"], floor)]]
+    rows += [[kind, *quality_cells(judged, floor)] for kind, judged in result["samples"].items()]
+    yield markdown_table(["samples", *QUALITY], rows)
+    trained = result["train_on_generated"]
+    yield (f"A classifier trained on {trained['n']:,} of the first kind is right on {trained['generated']:.2%} of the real "
+           f"test digits; one trained on as many real digits, on {trained['as_many_real']:.2%}.")  # fmt: skip
+
+
 def chains_table(result, floors):
     rows = []
     for kind in ("many", "few"):
@@ -233,7 +245,8 @@ def readme_tables(folder="assets/results"):
     """All of README's measured tables as Markdown."""
     results = read_results(folder)
     floors = results["floors"]
-    parts = [*score_table(results["score-samples"], floors), *chains_table(results["chains"], floors),
+    parts = [*score_table(results["score-samples"], floors), *few_steps_table(results["few-steps"], floors),
+             *chains_table(results["chains"], floors),
              *stability_table(results["stability"], floors), *denoising_table(results["denoising"]),
              *posterior_table(results["posterior"]),
              *strangers_table(results["out-of-distribution"]), *memory_table(results),

@@ -42,6 +42,18 @@ def test_score_samples_are_judged_and_trained_on(lab):
     assert 0 <= result["train_on_generated"]["generated"] <= 1 and numbers_are_finite(result)
 
 
+def test_few_steps_are_judged_and_trained_on(lab):
+    result = studies.few_steps(lab, n_training=40, epochs=40, levels=3)
+    assert result["n"] == 20 and result["train_on_generated"]["n"] == 40
+    assert len(result["samples"]) == 4 and "labels_right" not in result["samples"]["without labels"]
+    assert numbers_are_finite(result)
+
+
+def test_all_real_digits_are_what_the_judge_was_trained_on(lab):
+    real = studies.train_on_generated(lab, lab.digits.train_images, lab.digits.train_labels, 1, seed=0)
+    assert real["n"] == 1_500 and real["as_many_real"] == real["classifier_on_all_real"]
+
+
 def test_denoising_measures_every_method_at_every_level(lab):
     result = studies.denoising(lab, n=4)
     assert len(result["methods"]) == 10 and all(len(levels) == 4 for levels in result["methods"].values())
