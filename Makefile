@@ -51,7 +51,7 @@ bench: setup
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python tables.py
 
-# Distance against minutes of training, three recipes one after another (about 45 minutes on two cores).
+# Distance against minutes of training, three recipes one after another (about 40 minutes).
 bench-quality: setup
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python tables.py

@@ -21,8 +21,8 @@ import studies
 RECIPES = {"replay buffer": studies.Recipe(), "no buffer": studies.Recipe(buffer_size=0),
            "tutorial settings": studies.TUTORIAL}  # fmt: skip
 COLORS = {"replay buffer": "tab:orange", "no buffer": "tab:blue", "tutorial settings": "tab:gray"}
-MINUTES = {"replay buffer": (0.5, 1, 2, 3, 4), "no buffer": (0.5, 1, 2, 3, 4),
-           "tutorial settings": (1, 3, 5, 10, 15, 20, 25, 30)}  # fmt: skip
+MINUTES = {"replay buffer": (0.5, 1, 2, 3), "no buffer": (1, 3),
+           "tutorial settings": (3, 10, 20, 30)}  # fmt: skip
 LENGTHS = (60, 200, 500)  # steps of the fresh chains that are judged; the best of the three counts, for each recipe
 
 
