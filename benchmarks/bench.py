@@ -300,16 +300,18 @@ def draw_growth(growth, path):
     """One figure: how the cost of chains grows with batch, steps, width and buffer size."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 4, figsize=(10, 2.6))
-    rates = {"batch": "chains at once", "steps": "steps of 128 chains", "width": "width of the network"}
-    for ax, (kind, label) in zip(axes, rates.items(), strict=False):
-        rows = growth[kind].values()
-        ax.loglog([int(k) for k in growth[kind]], [row["image_steps_per_second"] for row in rows], "o-", color="tab:orange")
-        ax.set(xlabel=label, ylim=(5e2, 2e5))
+    figure, axes = plt.subplots(1, 4, figsize=(10, 2.8))
+    labels = {"batch": "chains at once", "steps": "steps of 128 chains", "width": "width of the network",
+              "buffer": "chains in the buffer"}  # fmt: skip
+    for ax, (kind, label) in zip(axes, labels.items(), strict=True):
+        sizes = [int(size) for size in growth[kind]]
+        values = [row.get("image_steps_per_second", 1e3 * row["seconds"]) for row in growth[kind].values()]
+        ax.loglog(sizes, values, "s-" if kind == "buffer" else "o-", color="tab:blue" if kind == "buffer" else "tab:orange")
+        ax.set_xticks(shown := sizes[::2] if len(sizes) > 4 else sizes, [f"{size:,}" for size in shown], fontsize=8)
+        ax.minorticks_off()
+        ax.set(xlabel=label, ylim=(0.1, 10) if kind == "buffer" else (1e3, 1e5))
     axes[0].set_ylabel("image-steps per second")
-    buffers = growth["buffer"]
-    axes[3].loglog([int(n) for n in buffers], [1e3 * row["seconds"] for row in buffers.values()], "s-", color="tab:blue")
-    axes[3].set(xlabel="chains in the buffer", ylabel="ms to draw 128 and write back", ylim=(0.1, 100))
+    axes[3].set_ylabel("ms to draw 128\nand write them back")
     for ax in axes:
         ax.grid(alpha=0.3)
     figure.tight_layout()
