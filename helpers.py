@@ -530,7 +530,7 @@ def annealed_step(sigmas, steps):
 
 
 def guided(score, weight):
-    """Classifier-free guidance (Ho & Salimans 2022): s(x) + weight (s(x | label) - s(x)); small batches in one call for both.
+    """Classifier-free guidance (Ho & Salimans 2022): s(x) + weight (s(x | label) - s(x)); small batches in one call.
 
     weight 1 is the conditional score itself; above 1, samples are surer of their label and less varied.
     """
