@@ -1,5 +1,6 @@
 """The stopwatch: contenders do the same work, operations are counted right, rates are what they say."""
 
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,6 +110,16 @@ def test_time_to_compares_with_the_best_the_reference_reached():
     assert quality.time_to(runs) == {"reference_best": 200, "reference_minutes": 20, "our_minutes": 2, "times_sooner": 10}
     runs["replay buffer"] = runs["replay buffer"][:1]
     assert quality.time_to(runs)["our_minutes"] is None and quality.time_to(runs)["times_sooner"] is None
+
+
+def test_time_to_quality_is_written_as_it_comes(tmp_path):
+    points = [{"minutes": 1.0, "updates": 9, "best": 300.0}]
+    lab = SimpleNamespace(floor=lambda n: {"frechet_distance": 7.0})
+    quality.write({"replay buffer": points}, lab, 10, tmp_path / "results")
+    path = tmp_path / "results" / "time-to-quality.json"
+    assert json.loads(path.read_text())["time_to"] is None and (tmp_path / "time_to_quality.png").exists()
+    quality.write(dict.fromkeys(quality.RECIPES, points), lab, 10, tmp_path / "results")
+    assert json.loads(path.read_text())["time_to"]["times_sooner"] == 1
 
 
 def test_best_distance_judges_one_chain_at_three_lengths(generator):
