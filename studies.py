@@ -1,7 +1,7 @@
 """What is measured of the committed models: a function a study, which returns what goes to assets/results/<study>.json.
 
 `python studies.py chains denoising ...` runs the studies named (all that need no training where none is), says how far
-each number lies from the committed one, and writes the files. `python studies.py stability` and `tutorial` train first.
+each number lies from the committed one, and writes the files. `stability`, `tutorial` and `few-steps` train something.
 """
 
 import argparse
@@ -604,9 +604,9 @@ def out_of_distribution(lab, seed=7, n=1_000):
 
 # ---------------------------------------------------------------------------------------------------------- the command
 
-STUDIES = {"floors": floors, "chains": chains, "score-samples": score_samples, "few-steps": few_steps,
-           "denoising": denoising, "posterior": posterior, "out-of-distribution": out_of_distribution}  # fmt: skip
-TRAINING = {"stability": stability, "tutorial": tutorial}
+STUDIES = {"floors": floors, "chains": chains, "score-samples": score_samples, "denoising": denoising,
+           "posterior": posterior, "out-of-distribution": out_of_distribution}  # fmt: skip
+TRAINING = {"stability": stability, "tutorial": tutorial, "few-steps": few_steps}
 
 
 def leaves(value, path=""):
