@@ -350,7 +350,7 @@ def score_samples(lab, seed=7, n=1_000, n_training=4_000, epochs=40, levels=30):
             "train_on_generated": train_on_generated(lab, guided, labels, epochs, seed)}  # fmt: skip
 
 
-def few_steps(lab, seed=7, n_training=20_000, epochs=20, levels=12):
+def few_steps(lab, seed=7, n_training=10_000, epochs=20, levels=12):
     """The score model's samples by DPM-Solver++, as many as there are test digits, with more and less guidance and without
     labels; and a classifier trained on guided ones."""
     model, record = helpers.load_pretrained("score-based-model", lab.device)
