@@ -421,8 +421,9 @@ def ema_of(model, decay):
 class ReplayBuffer:
     """Persistent chains (Tieleman 2008; Du & Mordatch 2019): `size` images kept as one tensor on the device.
 
-    sample() draws distinct slots and re-draws each with probability `redraw` from uniform noise; write_back() puts
-    the chains that ran on from there into the same slots.
+    sample() draws distinct slots and re-draws each from uniform noise with its probability: `redraw`, or for a pair
+    (often, rarely) probabilities in geometric progression from the first slot to the last, so that the chains are of every
+    age. write_back() puts the chains that ran on from there into the same slots. ValueError for no probabilities.
     """
 
     def __init__(self, size=10_000, redraw=0.05, chains=None, device="cpu", generator=None):
@@ -432,7 +433,15 @@ class ReplayBuffer:
             chains = chains.float() / 255
         self.chains = chains.to(device, copy=True)
         check_images(self.chains)
-        self.redraw, self.generator, self.slots = redraw, generator, None
+        self.redraw = self.redraw_rates(redraw, len(self.chains)).to(device)
+        self.generator, self.slots = generator, None
+
+    @staticmethod
+    def redraw_rates(redraw, size):
+        often, rarely = redraw if isinstance(redraw, (tuple, list)) else (redraw, redraw)
+        if not 0 <= rarely <= often <= 1 or (rarely == 0 < often):
+            raise ValueError("redraw is a probability, or a pair of them above zero, the larger first")
+        return often * (rarely / often if often else 1.0) ** torch.linspace(0, 1, size)
 
     def __len__(self):
         return len(self.chains)
@@ -444,8 +453,8 @@ class ReplayBuffer:
         options = {"device": self.chains.device, "generator": self.generator}
         self.slots = torch.randperm(len(self), **options)[:batch_size]
         noise = torch.rand(batch_size, *IMAGE_SHAPE, **options)
-        fresh = torch.rand(batch_size, 1, 1, 1, **options) < self.redraw
-        return torch.where(fresh, noise, self.chains[self.slots])
+        fresh = torch.rand(batch_size, **options) < self.redraw[self.slots]
+        return torch.where(fresh.view(-1, 1, 1, 1), noise, self.chains[self.slots])
 
     def write_back(self, samples):
         """Store the chains in the slots of the last sample(); ValueError if they are not as many."""
@@ -865,7 +874,7 @@ def save_pretrained(run, model, chains=None):
                 "history": {k: v.half() for k, v in saved["history"].items()},
                 "updates": saved["update"], "minutes": saved["seconds"] / 60, "hardware": saved["hardware"]}  # fmt: skip
     if chains is not None:
-        contents["chains"] = (chains[:1000].clamp(0, 1) * 255).round().byte().cpu()
+        contents["chains"] = (chains[:: -(-len(chains) // 1000)].clamp(0, 1) * 255).round().byte().cpu()
     for folder in {run.folder, CHECKPOINTS if run.figures == Path("assets") else run.folder}:
         save_atomically(contents, folder / f"{run.name}.pt")
     return contents

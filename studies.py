@@ -1,7 +1,7 @@
 """What is measured of the committed models: a function a study, which returns what goes to assets/results/<study>.json.
 
 `python studies.py chains denoising ...` runs the studies named (all that need no training where none is), says how far
-each number lies from the committed one, and writes the files. `stability`, `tutorial` and `few-steps` train something.
+each number lies from the committed one, and writes the files. Those in TRAINING train something.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import samplers
 
 
 class Recipe(NamedTuple):
-    """The settings of an energy's training: by default EBM-BestPractice.ipynb's; with buffer_size 0, EBM.ipynb's."""
+    """The settings of an energy's training: by default EBM-BestPractice.ipynb's `quick`; without buffer, EBM.ipynb's."""
 
     updates: int = 1_200
     width: int = 32
@@ -36,10 +36,12 @@ class Recipe(NamedTuple):
     data_noise: float = 0.015
     learning_rate: float = 3e-4
     decay: float = 1.0  # of the learning rate, per pass over the data
+    fall: float = 0.0  # over so much of the run the learning rate falls linearly
     warmup: int = 100
     ema_decay: float = 0.995
     buffer_size: int = 10_000
-    redraw: float = 0.05
+    redraw: float | tuple = 0.05
+    regularisation: float = 0.1
 
     @property
     def chain(self):
@@ -75,7 +77,7 @@ def energy_updates(recipe, digits, path, seed):
     settings = {**recipe._asdict(), "seed": seed, "data": data}
     for update in helpers.training_steps(recipe.updates, path, settings, history, state):
         peak = recipe.learning_rate * recipe.decay ** (update // epoch)
-        helpers.set_learning_rate(optimizer, peak, update, recipe.updates, warmup=recipe.warmup, fall=0)
+        helpers.set_learning_rate(optimizer, peak, update, recipe.updates, warmup=recipe.warmup, fall=recipe.fall)
         x_plus, _ = next(batches)
         x_plus = x_plus + recipe.data_noise * torch.randn(x_plus.shape, device=device, generator=generator)
         shape = x_plus.shape
@@ -83,7 +85,7 @@ def energy_updates(recipe, digits, path, seed):
         x_minus = helpers.langevin_dynamics(model, x_minus, recipe.langevin_steps, **recipe.chain, generator=generator)
         if buffer:
             buffer.write_back(x_minus)
-        loss, e_plus, e_minus = helpers.contrastive_divergence_loss(model, x_plus, x_minus)
+        loss, e_plus, e_minus = helpers.contrastive_divergence_loss(model, x_plus, x_minus, recipe.regularisation)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
@@ -139,23 +141,27 @@ def gap_statistics(history):
     }
 
 
-def stability_run(arguments):
-    """Train one energy by the `quick` recipe with or without the buffer, sample from it, judge; one dict."""
-    seed, buffered, updates, n, root = arguments
+def train_and_judge(recipe, seed, n, lengths, path):
+    """Train one energy, draw n fresh chains, judge them at `lengths`: (history, judgements by steps, minutes)."""
     lab = laboratory()
-    recipe = Recipe(updates=updates, buffer_size=10_000 if buffered else 0)
-    path = Path(root) / f"{'buffer' if buffered else 'no-buffer'}-{seed}.pt"
     model, history = train_energy(recipe, lab.digits, path, seed)
     generator = torch.Generator(lab.device).manual_seed(1_000 + seed)
     start = torch.rand(n, *helpers.IMAGE_SHAPE, device=lab.device, generator=generator)
-    lengths = [60, 200, 500]
     _, frames = helpers.langevin_dynamics(model, start, lengths[-1], **recipe.chain, snapshots=lengths, generator=generator)
     judged = {str(k): lab.judge(x) for k, x in zip(lengths, frames, strict=True)}
+    print(f"{path.stem}: distance {[round(j['frechet_distance']) for j in judged.values()]} at {lengths} steps", flush=True)
+    return history, judged, helpers.load_checkpoint(path, "run")["seconds"] / 60
+
+
+def stability_run(arguments):
+    """Train one energy by the `quick` recipe with or without the buffer, sample from it, judge; one dict."""
+    seed, buffered, updates, n, root = arguments
+    recipe = Recipe(updates=updates, buffer_size=10_000 if buffered else 0)
+    path = Path(root) / f"{'buffer' if buffered else 'no-buffer'}-{seed}.pt"
+    history, judged, minutes = train_and_judge(recipe, seed, n, [60, 200, 500], path)
     window = max(updates // 40, 1)
     curves = {"loss": history["loss"], "gap": history["e_minus"] - history["e_plus"]}
     curves = {name: running_mean(values, window)[::window].tolist() for name, values in curves.items()}
-    print(f"{path.stem}: distance {[round(j['frechet_distance']) for j in judged.values()]} at {lengths} steps", flush=True)
-    minutes = helpers.load_checkpoint(path, "run")["seconds"] / 60
     return {"seed": seed, "buffered": buffered, "training_minutes": minutes, **gap_statistics(history),
             "chains": judged, "window": window, "curves": curves}  # fmt: skip
 
@@ -164,12 +170,17 @@ def mean_and_std(values):
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
+def one_core_each(function, jobs):
+    """[function(job) for job in jobs], as many at a time as there are cores: faster than all cores for one after another."""
+    os.environ.update(OMP_NUM_THREADS="1", TQDM_DISABLE="1")
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        return list(pool.map(function, jobs))
+
+
 def stability(lab, updates=1_200, n=1_000, seeds=range(1, 6), root="runs/studies/stability"):
     """Five seeds with and without buffer, equal gradient evaluations, trained by as many processes as there are cores."""
-    os.environ.update(OMP_NUM_THREADS="1", TQDM_DISABLE="1")  # one core a run: faster than two for one
     jobs = [(seed, buffered, updates, n, root) for seed in seeds for buffered in (True, False)]
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        results = list(pool.map(stability_run, jobs))
+    results = one_core_each(stability_run, jobs)
     sides = {side: [run for run in results if run["buffered"] == (side == "replay buffer")]
              for side in ("replay buffer", "no buffer")}  # fmt: skip
     report = {"n": n, "updates": updates, "gradient_evaluations": updates * Recipe().langevin_steps,
@@ -183,6 +194,44 @@ def stability(lab, updates=1_200, n=1_000, seeds=range(1, 6), root="runs/studies
         summary["diverged"] = sum(run["diverged"] for run in runs)
         report[side] = {"summary": summary, "runs": runs}
     return report
+
+
+# ------------------------------------------------------------------------------------------------------------- ablation
+
+# What is changed in the `quick` recipe, one thing at a time; the number of updates follows from equal gradient evaluations.
+ABLATION = {
+    "the recipe": {},
+    "no buffer": {"buffer_size": 0},
+    "never re-drawn": {"redraw": 0.0},
+    "2,000 slots": {"buffer_size": 2_000},
+    "2,000 slots, chains of all ages": {"buffer_size": 2_000, "redraw": (0.1, 0.001)},
+    "no data noise": {"data_noise": 0.0},
+    "twice the noise": {"chain_noise": 0.01, "data_noise": 0.03},
+    "10 steps an update": {"langevin_steps": 10},
+    "40 steps an update": {"langevin_steps": 40},
+    "falling learning rate": {"fall": 0.8},
+    "no averaged weights": {"ema_decay": 0.0},
+    "no energy regularisation": {"regularisation": 0.0},
+    "half the width": {"width": 16},
+}
+
+
+def ablation_run(arguments):
+    name, seed, evaluations, n, root = arguments
+    recipe = Recipe()._replace(**ABLATION[name])
+    recipe = recipe._replace(updates=evaluations // recipe.langevin_steps)
+    path = Path(root) / f"{name.replace(' ', '-')}-{seed}.pt"
+    history, judged, minutes = train_and_judge(recipe, seed, n, [60, 200, 500, 2_000], path)
+    return {"name": name, "seed": seed, "updates": recipe.updates, "training_minutes": minutes,
+            "diverged": gap_statistics(history)["diverged"], "chains": judged}  # fmt: skip
+
+
+def ablation(lab, evaluations=16_000, n=500, seeds=(1, 2), root="runs/studies/ablation"):
+    """Each part of the recipe changed, at equal gradient evaluations (of batches), two seeds each."""
+    results = one_core_each(ablation_run, [(name, seed, evaluations, n, root) for name in ABLATION for seed in seeds])
+    return {"n": n, "gradient_evaluations": evaluations, "floor": lab.floor(n),
+            "changed": {name: {key: str(value) for key, value in change.items()} for name, change in ABLATION.items()},
+            "runs": results}  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- laboratory
@@ -606,7 +655,7 @@ def out_of_distribution(lab, seed=7, n=1_000):
 
 STUDIES = {"floors": floors, "chains": chains, "score-samples": score_samples, "denoising": denoising,
            "posterior": posterior, "out-of-distribution": out_of_distribution}  # fmt: skip
-TRAINING = {"stability": stability, "tutorial": tutorial, "few-steps": few_steps}
+TRAINING = {"stability": stability, "ablation": ablation, "tutorial": tutorial, "few-steps": few_steps}
 
 
 def leaves(value, path=""):

@@ -125,6 +125,21 @@ def stability_table(result, floors):
     yield markdown_table(header, rows)
 
 
+def ablation_table(result):
+    seeds = len({run["seed"] for run in result["runs"]})
+    rows = []
+    for name, change in result["changed"].items():
+        runs = [run for run in result["runs"] if run["name"] == name]
+        distances = [" / ".join(f"{run['chains'][k]['frechet_distance']:.0f}" for run in runs) for k in runs[0]["chains"]]
+        rows.append([name, ", ".join(f"`{key}={value}`" for key, value in change.items()), runs[0]["updates"], *distances])
+    yield (f"**What each part buys.** The `quick` recipe with one thing changed, each trained with "
+           f"{result['gradient_evaluations']:,} gradient evaluations of 128 chains, {seeds} seeds; Fréchet distance of "
+           f"n = {result['n']:,} fresh chains, a number a seed; that of as many real images is "
+           f"{result['floor']['frechet_distance']:.1f} ({result['hardware']}, {result['date']}).")  # fmt: skip
+    header = ["", "changed", "updates", *(f"{int(k):,} steps" for k in result["runs"][0]["chains"])]
+    yield markdown_table(header, rows)
+
+
 def denoising_table(result):
     levels = list(result["chosen"])
     rows = [[name, *(f"{quality[sigma]['psnr']:.1f} / {quality[sigma]['ssim']:.2f}" for sigma in levels)]
@@ -246,9 +261,10 @@ def readme_tables(folder="assets/results"):
     results = read_results(folder)
     floors = results["floors"]
     few_steps = few_steps_table(results["few-steps"], floors) if "few-steps" in results else []
+    ablation = ablation_table(results["ablation"]) if "ablation" in results else []
     parts = [*score_table(results["score-samples"], floors), *few_steps,
              *chains_table(results["chains"], floors),
-             *stability_table(results["stability"], floors), *denoising_table(results["denoising"]),
+             *stability_table(results["stability"], floors), *ablation, *denoising_table(results["denoising"]),
              *posterior_table(results["posterior"]),
              *strangers_table(results["out-of-distribution"]), *memory_table(results),
              *speed_tables(results["benchmarks"]), *time_to_quality_table(results["time-to-quality"], floors),

@@ -1,5 +1,6 @@
-"""The few-step samplers on a mixture of two Gaussians, whose score is known exactly."""
+"""The noise levels' rules against published numbers; the samplers on a mixture of two Gaussians, whose score is known."""
 
+import functools
 import itertools
 import math
 
@@ -10,7 +11,10 @@ import helpers
 import samplers
 
 SHARES, MEANS, SPREAD = torch.tensor([0.7, 0.3], dtype=torch.float64), torch.tensor([-1.0, 2.0], dtype=torch.float64), 0.3
-SAMPLERS = {"heun": samplers.heun, "dpm_solver": samplers.dpm_solver}
+SOLVERS = {"heun": samplers.heun, "dpm_solver": samplers.dpm_solver}
+SAMPLERS = {**SOLVERS, "heun with churn": functools.partial(samplers.heun, churn=40.0),
+            "consistent": samplers.consistent_annealed, "predictor_corrector": samplers.predictor_corrector}  # fmt: skip
+LEVELS = {"consistent": 400, "predictor_corrector": 400}  # first order: more levels for the same accuracy
 
 
 def mixture_score(x, sigma, labels=None):
@@ -20,11 +24,51 @@ def mixture_score(x, sigma, labels=None):
     return (log_p.softmax(1) * (MEANS - x)).sum(1, keepdim=True) / variance
 
 
+def test_noise_levels_are_those_of_song_and_ermon_2020():
+    ratio = samplers.level_ratio(784)
+    assert ratio == pytest.approx(1.0820, abs=5e-5) and samplers.level_overlap(ratio, 784) == pytest.approx(0.5)
+    for first, levels in ((10.0, 88.7), (15.0, 93.8), (20.0, 97.5)):
+        assert samplers.number_of_levels(first, 0.01, ratio) == pytest.approx(levels, abs=0.06)
+    published = 5_000 ** (1 / 231)  # CIFAR-10: 232 levels from 50 to 0.01
+    assert samplers.level_overlap(published, 3 * 32 * 32) == pytest.approx(0.5, abs=0.07)
+    assert helpers.annealed_step(helpers.geometric_sigmas(15.0, 0.01, 94), 5) == pytest.approx(1.111e-5, rel=3e-3)
+    assert helpers.annealed_step(helpers.geometric_sigmas(50.0, 0.01, 232), 5) == pytest.approx(6.2e-6, rel=5e-3)
+
+
+def test_largest_distance_does_not_depend_on_the_blocks(generator):
+    images = torch.rand(50, 1, 28, 28, generator=generator)
+    expected = max((a - b).norm().item() for a, b in itertools.combinations(images, 2))
+    assert samplers.largest_distance(images, 7) == pytest.approx(expected, rel=1e-5)
+    assert samplers.largest_distance(torch.eye(3).view(3, 1, 1, 3)) == pytest.approx(math.sqrt(2))
+
+
+def test_consistent_annealed_sampling_is_consistent(generator):
+    """Towards a single point each level has exactly its noise, whatever eta; with eta 1 nothing random is added."""
+    sigmas, n = helpers.geometric_sigmas(2.0, 0.5, 6), 50_000
+    start = 2 * torch.randn(n, 1, generator=generator)
+
+    def score(x, sigma, labels=None):
+        return -x / sigma**2
+
+    def before_the_last_step(x, sigma, labels=None):
+        seen.append(x)
+        return score(x, sigma)
+
+    for eta in (1.0, 1.5, 3.0):
+        seen = []
+        samplers.consistent_annealed(before_the_last_step, None, sigmas, eta=eta, start=start, generator=generator)
+        for x, sigma in zip(seen, sigmas, strict=True):
+            assert abs(x.std() / sigma - 1) < 5 / math.sqrt(2 * n)
+    with pytest.raises(ValueError, match="eta"):
+        samplers.consistent_annealed(score, None, sigmas, eta=0.9, start=start)
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_recovers_a_mixture(name, generator):
     n = 20_000
     start = 20 * torch.randn(n, 1, dtype=torch.float64, generator=generator)
-    x = SAMPLERS[name](mixture_score, None, samplers.karras_sigmas(20.0, 0.005, 60), start=start)[:, 0]
+    x = SAMPLERS[name](mixture_score, None, samplers.karras_sigmas(20.0, 0.005, LEVELS.get(name, 60)), start=start,
+                       **({} if name in SOLVERS else {"generator": generator}))[:, 0]  # fmt: skip
     first = x < 0.5
     assert abs(first.double().mean() - 0.7) < 5 * math.sqrt(0.7 * 0.3 / n) + 0.01  # the start's mean is off by 1/20
     for part, mean in ((x[first], -1.0), (x[~first], 2.0)):
@@ -32,7 +76,7 @@ def test_recovers_a_mixture(name, generator):
         assert abs(part.std() / SPREAD - 1) < 5 / math.sqrt(2 * len(part)) + 0.02
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_converges_in_second_order(name, generator):
     """For one Gaussian the ODE keeps x / sqrt(tau^2 + sigma^2) as it is; halving the steps quarters the error."""
     tau, start = 0.5, torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
@@ -46,12 +90,13 @@ def test_converges_in_second_order(name, generator):
         last = sigmas[-1].double()
         exact_at_last = start * torch.sqrt((tau**2 + last**2) / (tau**2 + sigmas[0].double() ** 2))
         exact = exact_at_last + last**2 * score(exact_at_last, last)  # the last step is Tweedie's in every case
-        errors.append((SAMPLERS[name](score, None, sigmas, start=start) - exact).abs().max().item())
+        errors.append((SOLVERS[name](score, None, sigmas, start=start) - exact).abs().max().item())
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert all(1.8 < order < 2.3 for order in orders), (errors, orders)
 
 
-@pytest.mark.parametrize(("name", "evaluations"), [("heun", 2 * 7 - 1), ("dpm_solver", 7)])
+@pytest.mark.parametrize(("name", "evaluations"), [
+    ("heun", 13), ("dpm_solver", 7), ("heun with churn", 13), ("consistent", 7), ("predictor_corrector", 13)])  # fmt: skip
 def test_number_of_evaluations_and_the_network(name, evaluations, generator):
     calls = []
 

@@ -235,6 +235,26 @@ def test_buffer_redraws_a_binomial_share(generator):
     assert buffer.chains.sum() == 0  # nothing is stored before write_back
 
 
+def test_buffer_with_a_pair_of_rates_holds_chains_of_every_age(generator):
+    """A slot re-drawn with probability r holds a chain that ran 1/r times on average, with variance (1 - r)/r^2."""
+    buffer = helpers.ReplayBuffer(600, redraw=(0.5, 0.05), generator=generator)
+    for _ in range(300):  # the slowest slot is re-drawn 15 times
+        buffer.write_back(buffer.sample(600) + 1)
+    age = buffer.chains.amin((1, 2, 3)).floor().double()  # noise lies in [0, 1)
+    rate = 0.5 * 0.1 ** torch.linspace(0, 1, 600).double()
+    for part in (slice(0, 200), slice(200, 400), slice(400, 600)):
+        r = rate[part]
+        error = ((1 - r) / r**2).sum().sqrt() / len(r)
+        assert abs(age[part].mean() - (1 / r).mean()) < 4 * error
+    assert helpers.ReplayBuffer(3, redraw=0.05).redraw.eq(0.05).all()
+
+
+@pytest.mark.parametrize("redraw", [-0.1, 1.5, (0.01, 0.1), (0.1, 0.0)])
+def test_buffer_refuses_what_is_no_probability(redraw):
+    with pytest.raises(ValueError, match="redraw is a probability"):
+        helpers.ReplayBuffer(4, redraw=redraw)
+
+
 def test_buffer_writes_back_to_the_slots_it_drew(generator):
     buffer = helpers.ReplayBuffer(50, redraw=0.0, generator=generator)
     before = buffer.chains.clone()

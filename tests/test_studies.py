@@ -123,7 +123,8 @@ def test_out_of_distribution_has_every_row_and_both_baselines(lab):
     assert numbers_are_finite(result)
 
 
-def test_stability_trains_both_sides_and_sums_them_up(lab, tmp_path, monkeypatch):
+@pytest.fixture
+def one_process(monkeypatch):
     class OneProcess:
         def __init__(self, *_):
             pass
@@ -133,6 +134,9 @@ def test_stability_trains_both_sides_and_sums_them_up(lab, tmp_path, monkeypatch
 
     monkeypatch.setattr(studies, "ProcessPoolExecutor", OneProcess)
     monkeypatch.setattr(studies.os, "environ", dict(studies.os.environ))
+
+
+def test_stability_trains_both_sides_and_sums_them_up(lab, tmp_path, one_process):
     report = studies.stability(lab, updates=6, n=8, seeds=(1, 2), root=tmp_path)
     for side in ("replay buffer", "no buffer"):
         first, second = report[side]["runs"]
@@ -140,6 +144,16 @@ def test_stability_trains_both_sides_and_sums_them_up(lab, tmp_path, monkeypatch
         assert report[side]["summary"]["frechet_distance"]["60"]["mean"] == pytest.approx(expected)
         assert first["buffered"] == second["buffered"] == (side == "replay buffer")
         assert first["curves"]["gap"] != second["curves"]["gap"] and first["training_minutes"] > 0
+
+
+def test_ablation_changes_one_thing_at_equal_cost(lab, tmp_path, one_process, monkeypatch):
+    names = ["the recipe", "no buffer", "2,000 slots, chains of all ages", "40 steps an update"]
+    monkeypatch.setattr(studies, "ABLATION", {name: studies.ABLATION[name] for name in names})
+    report = studies.ablation(lab, evaluations=80, n=4, seeds=(1,), root=tmp_path)
+    assert [(run["name"], run["updates"]) for run in report["runs"]] == list(zip(names, (4, 4, 4, 2), strict=True))
+    assert report["changed"]["no buffer"] == {"buffer_size": "0"}
+    distances = [run["chains"]["2000"]["frechet_distance"] for run in report["runs"]]
+    assert np.isfinite(distances).all() and len(set(distances)) == 4
 
 
 def test_gap_statistics_of_known_series():
