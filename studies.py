@@ -373,30 +373,26 @@ def balanced_labels(lab, n):
     return torch.arange(10, device=lab.device).repeat(n // 10)
 
 
-def score_samples(lab, seed=7, n=1_000, n_training=4_000, epochs=40, levels=30):
-    """The score model's samples with guidance, without, and without labels; and a classifier trained on the first kind."""
+def score_samples(lab, seed=7, n=1_000, levels=30):
+    """The score model's samples by annealed Langevin dynamics: with guidance, without, and without labels."""
     model, record = helpers.load_pretrained("score-based-model", lab.device)
     generator = helpers.seed_everything(seed, lab.device)
-    n, n_training = min(n, lab.most), min(n_training, 4 * lab.most)
-    sigmas = helpers.geometric_sigmas(levels=levels)
+    n, sigmas = min(n, lab.most), helpers.geometric_sigmas(levels=levels)
+    labels = balanced_labels(lab, n)
 
     def sample(labels, **options):
-        batches = [helpers.annealed_langevin_dynamics(model, part, sigmas, generator=generator, progress=True, **options)
-                   for part in (labels.split(1_000) if labels is not None else [None])]  # fmt: skip
-        return torch.cat(batches)
+        return helpers.annealed_langevin_dynamics(model, labels, sigmas, generator=generator, progress=True, **options)
 
-    labels = balanced_labels(lab, n_training)
     guided = sample(labels)
     kinds = {
-        "conditional, guidance 1.25": (guided[:n], labels[:n]),
-        "conditional, no guidance": (sample(labels[:n], guidance=1), labels[:n]),
+        "conditional, guidance 1.25": (guided, labels),
+        "conditional, no guidance": (sample(labels, guidance=1), labels),
         "without labels": (sample(None, n=n), None),
     }
     return {"seed": seed, "n": n, "training": helpers.provenance(record), "levels": levels, "steps": 8,
             "floor": lab.floor(n), "samples": {kind: judge_score_samples(lab, *asked) for kind, asked in kinds.items()},
             "real_labels_right": evaluation.accuracy(lab.classifier, lab.digits.test_images, lab.digits.test_labels),
-            "nearest": nearest_training_digits(lab, guided[:n]),
-            "train_on_generated": train_on_generated(lab, guided, labels, epochs, seed)}  # fmt: skip
+            "nearest": nearest_training_digits(lab, guided)}  # fmt: skip
 
 
 def few_steps(lab, seed=7, n_training=10_000, epochs=20, levels=12):
@@ -653,9 +649,9 @@ def out_of_distribution(lab, seed=7, n=1_000):
 
 # ---------------------------------------------------------------------------------------------------------- the command
 
-STUDIES = {"floors": floors, "chains": chains, "score-samples": score_samples, "denoising": denoising,
-           "posterior": posterior, "out-of-distribution": out_of_distribution}  # fmt: skip
-TRAINING = {"stability": stability, "ablation": ablation, "tutorial": tutorial, "few-steps": few_steps}
+STUDIES = {"floors": floors, "chains": chains, "score-samples": score_samples, "few-steps": few_steps,
+           "denoising": denoising, "posterior": posterior, "out-of-distribution": out_of_distribution}  # fmt: skip
+TRAINING = {"stability": stability, "ablation": ablation, "tutorial": tutorial}
 
 
 def leaves(value, path=""):

@@ -35,11 +35,11 @@ def test_chains_are_judged_at_every_length(lab):
     assert numbers_are_finite(result)
 
 
-def test_score_samples_are_judged_and_trained_on(lab):
-    result = studies.score_samples(lab, n=10, n_training=20, epochs=40, levels=3)
+def test_score_samples_are_judged(lab):
+    result = studies.score_samples(lab, n=10, levels=3)
     assert len(result["samples"]["conditional, no guidance"]["labels_right_by_digit"]) == 10
     assert "labels_right" not in result["samples"]["without labels"]
-    assert 0 <= result["train_on_generated"]["generated"] <= 1 and numbers_are_finite(result)
+    assert numbers_are_finite(result)
 
 
 def test_few_steps_are_judged_and_trained_on(lab):
