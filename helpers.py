@@ -874,7 +874,8 @@ def save_pretrained(run, model, chains=None):
                 "history": {k: v.half() for k, v in saved["history"].items()},
                 "updates": saved["update"], "minutes": saved["seconds"] / 60, "hardware": saved["hardware"]}  # fmt: skip
     if chains is not None:
-        contents["chains"] = (chains[:: -(-len(chains) // 1000)].clamp(0, 1) * 255).round().byte().cpu()
+        spread = torch.linspace(0, len(chains) - 1, min(1000, len(chains)), device=chains.device).long()  # over all slots
+        contents["chains"] = (chains[spread].clamp(0, 1) * 255).round().byte().cpu()
     for folder in {run.folder, CHECKPOINTS if run.figures == Path("assets") else run.folder}:
         save_atomically(contents, folder / f"{run.name}.pt")
     return contents
