@@ -5,7 +5,6 @@ Conventions: p(x) is proportional to exp(-E(x)), so a low energy means a likely 
 gradient of log p_sigma(x) with respect to x, shaped like x. What judges the results lives in evaluation.py.
 """
 
-import copy
 import ctypes
 import functools
 import hashlib
@@ -31,12 +30,39 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 import fast
+from samplers import (  # noqa: F401  the score, by name at hand here too
+    IMAGE_SHAPE,
+    NO_LABEL,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    annealed_langevin_dynamics,
+    annealed_step,
+    bits_per_dimension,
+    check_finite,
+    check_images,
+    check_labels,
+    check_sigmas,
+    consistent_annealed,
+    device_of,
+    dpm_solver,
+    frozen,
+    geometric_sigmas,
+    guided,
+    heun,
+    inpaint,
+    karras_sigmas,
+    log_likelihood,
+    posterior_sampling,
+    predictor_corrector,
+    progress_bar,
+    recording,
+    spherical,
+    to_latent,
+)
 
-IMAGE_SHAPE = (1, 28, 28)
 CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 RESULTS = Path(__file__).resolve().parent / "assets" / "results"
 PRESETS = ("smoke", "quick", "full")
-PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of the MNIST training images on [0, 1]
 
 # ------------------------------------------------------------------------------------------------ device, seed, checks
 
@@ -103,38 +129,6 @@ def peak_memory():
     except ImportError:  # Windows
         peak = {"RAM": None}
     return peak | ({"GPU": round(torch.cuda.max_memory_allocated() / 1e9, 2)} if torch.cuda.is_available() else {})
-
-
-def check_images(images, clean=False):
-    """Raise ValueError unless images are float32 [B, 1, 28, 28], and in [0, 1] where they are clean data."""
-    if not torch.is_tensor(images) or images.dim() != 4 or tuple(images.shape[1:]) != IMAGE_SHAPE:
-        raise ValueError(f"images must be a tensor [B, 1, 28, 28]; this is {tuple(getattr(images, 'shape', ()))}")
-    if images.dtype != torch.float32:
-        raise ValueError(f"images must be float32, not {images.dtype}: divide bytes by 255 first")
-    if clean and not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(f"clean images must lie in [0, 1]; these span [{images.min():.3g}, {images.max():.3g}]")
-
-
-def check_labels(labels, n=None, device=None):
-    """Return labels as int64 on `device`; raise ValueError unless they are `n` whole numbers in 0..9."""
-    labels = torch.as_tensor(labels, device=device)
-    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be a 1-D tensor of whole numbers, not {labels.dtype} {tuple(labels.shape)}")
-    if n is not None and len(labels) != n:
-        raise ValueError(f"{len(labels)} labels were given for {n} images")
-    if len(labels) and not (labels.min() >= 0 and labels.max() <= 9):
-        raise ValueError(f"labels must lie in 0..9; these span {labels.min():d}..{labels.max():d}")
-    return labels.long()
-
-
-def check_sigmas(sigmas, device=None):
-    """Return noise levels as float32 on `device`; raise ValueError unless they are positive and descending."""
-    sigmas = torch.as_tensor(sigmas, dtype=torch.float32, device=device)
-    if sigmas.dim() != 1 or not len(sigmas) or not torch.isfinite(sigmas).all() or sigmas.min() <= 0:
-        raise ValueError("sigmas must be a 1-D tensor of positive finite noise levels")
-    if (sigmas[1:] >= sigmas[:-1]).any():
-        raise ValueError("sigmas must descend, from the largest noise to the smallest: try sigmas.flip(0)")
-    return sigmas
 
 
 # ------------------------------------------------------------------------------------------------------------- data
@@ -309,9 +303,9 @@ class ScoreNetwork(nn.Module):
     D(x) = c_skip x + c_out F(c_in x), score = (D(x) - x) / sigma^2, written so that nothing cancels at small sigma.
     """
 
-    NO_LABEL = 10
+    NO_LABEL = NO_LABEL
 
-    def __init__(self, width=48, embedding=128):
+    def __init__(self, width=64, embedding=128):
         super().__init__()
         self.settings = {"width": width, "embedding": embedding}
         w, e = width, embedding
@@ -372,17 +366,13 @@ class ScoreNetwork(nn.Module):
         return x + sigma.view(-1, 1, 1, 1) ** 2 * self.score(x, sigma, labels)
 
 
-def frozen(model):
-    """A copy of a network for use inside a chain: no parameter gradients, evaluation mode, and an EnergyNetwork's weights
-    in bfloat16 where the chip has it, so that they are not cast anew in every step (image-steps/s at batch 128 on two
-    cores: float32 4,900, autocast 10,100, this 21,100). A plain function comes back as it is."""
-    model = model.module if isinstance(model, AveragedModel) else model
-    if not isinstance(model, nn.Module):
-        return model
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    if isinstance(model, EnergyNetwork) and has_native_bf16(next(model.parameters()).device):
-        model = model.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
-    return model
+def frozen_energy(model):
+    """frozen(), and an EnergyNetwork's weights in bfloat16 where the chip has it, so that they are not cast anew in every
+    step (image-steps/s at batch 128 on two cores: float32 4,900, autocast 10,100, this 21,100)."""
+    energy = frozen(model)
+    if isinstance(energy, EnergyNetwork) and has_native_bf16(next(energy.parameters()).device):
+        energy = energy.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
+    return energy
 
 
 def energy_gradient(model, x):
@@ -394,7 +384,7 @@ def energy_gradient(model, x):
         low = has_native_bf16(x.device) and len(x) >= fast.SMALL
         weights = fast.weights_of(model.layers, torch.bfloat16 if low else torch.float32)
         return functools.partial(fast.gradient_on(x.device.type), weights=weights)
-    energy = frozen(model)
+    energy = frozen_energy(model)
 
     @torch.enable_grad()
     def gradient(x):
@@ -404,18 +394,12 @@ def energy_gradient(model, x):
     return gradient
 
 
-def device_of(model):
-    """The device of a network's parameters, None for a plain function or a network without any."""
-    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
-    return next((p.device for p in parameters), None)
-
-
 def ema_of(model, decay):
     """An exponential moving average of the model's weights: call update_parameters(model) after each update."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
-# ---------------------------------------------------------------------------------------------- replay buffer, samplers
+# ---------------------------------------------------------------------------------------------- replay buffer, Langevin
 
 
 class ReplayBuffer:
@@ -470,29 +454,6 @@ class ReplayBuffer:
         self.chains.copy_(state["chains"])
 
 
-@contextmanager
-def recording(snapshots, steps):
-    """Yield (frames, keep): keep(k, x) stores a copy of x for each k in `snapshots`; they must lie in 0..steps."""
-    wanted = set(snapshots or ())
-    if not wanted <= set(range(steps + 1)):
-        raise ValueError(f"snapshots must be step numbers in 0..{steps}")
-    frames = []
-    yield frames, lambda k, x: frames.append(x.detach().clone()) if k in wanted else None
-
-
-def progress_bar(steps, description, progress):
-    """`steps`, with a bar where `progress` asks for it (and TQDM_DISABLE does not forbid it)."""
-    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
-    return steps if hidden else tqdm(steps, desc=description, leave=False)
-
-
-def check_finite(x, what):
-    """Raise FloatingPointError if a chain diverged: one look at the end of a chain, none inside it."""
-    if not torch.isfinite(x).all():
-        raise FloatingPointError(f"{what} diverged (NaN or infinity): try a smaller step size, or clip the gradient")
-    return x
-
-
 @torch.no_grad()
 def langevin_dynamics(model, samples, steps=500, step_size=2.5, noise=0.005, clip=0.06, bounds=(0.0, 1.0),
                       *, snapshots=None, generator=None, progress=False):  # fmt: skip
@@ -517,110 +478,6 @@ def langevin_dynamics(model, samples, steps=500, step_size=2.5, noise=0.005, cli
             keep(k, x)
     check_finite(x, "The Langevin chain")
     return (x, torch.stack(frames)) if snapshots is not None else x
-
-
-def geometric_sigmas(first=10.0, last=0.01, levels=30):
-    """Noise levels in geometric progression. Technique 2 of Song & Ermon 2020 asks for 89 levels from 10 to 0.01 with 784
-    pixels; with 30, each level needs more steps."""
-    return check_sigmas(torch.logspace(math.log10(first), math.log10(last), levels))
-
-
-def annealed_step(sigmas, steps):
-    """epsilon of annealed Langevin for `steps` steps a level: technique 4 of Song & Ermon 2020.
-
-    Each level should hand on the variance it is meant to have: among 10,000 step sizes r = epsilon / sigma_L^2, the one
-    whose variance recursion ends nearest to 1.
-    """
-    gamma = float(sigmas[0] / sigmas[-1]) ** (1 / max(len(sigmas) - 1, 1))
-    r = torch.linspace(1e-4, 1, 10_000, dtype=torch.float64)
-    stationary = 1 / (1 - r / 2)
-    variance = (1 - r) ** (2 * steps) * (gamma**2 - stationary) + stationary
-    return float(r[(variance - 1).abs().argmin()] * sigmas[-1] ** 2)
-
-
-def guided(score, weight):
-    """Classifier-free guidance (Ho & Salimans 2022): s(x) + weight (s(x | label) - s(x)); small batches in one call.
-
-    weight 1 is the conditional score itself; above 1, samples are surer of their label and less varied.
-    """
-
-    def guided_score(x, sigma, labels):
-        if labels is None or weight == 1:
-            return score(x, sigma, labels)
-        nothing = torch.full_like(labels, ScoreNetwork.NO_LABEL)
-        if len(x) > 512:  # twice as many at once would be no faster, and take twice the memory
-            with_label, without = score(x, sigma, labels), score(x, sigma, nothing)
-        else:
-            with_label, without = score(torch.cat([x, x]), sigma, torch.cat([labels, nothing])).chunk(2)
-        return without + weight * (with_label - without)
-
-    return guided_score
-
-
-def begin_sampling(model, labels, sigmas, n, start, guidance, generator):
-    """(score, labels, sigmas, x): what every sampler of a score begins with, checked and on the model's device; x is
-    `start`, or noise of the largest level for each label, or for `n` images without."""
-    device = device_of(model) or (start.device if start is not None else torch.device("cpu"))
-    sigmas = check_sigmas(sigmas, device)
-    labels = None if labels is None else check_labels(labels, n if start is None else len(start), device)
-    if labels is None and n is None and start is None:
-        raise ValueError("without labels, say how many: n=64 (or give start)")
-    if start is None:
-        shape = (n if labels is None else len(labels), *IMAGE_SHAPE)
-        start = sigmas[0] * torch.randn(shape, device=device, generator=generator)
-    return guided(frozen(model), guidance), labels, sigmas, start.detach().to(device, copy=True)
-
-
-@torch.no_grad()
-def annealed_langevin_dynamics(model, labels, sigmas, *, n=None, start=None, steps=8, epsilon=None, guidance=1.25,
-                               denoise=True, snapshots=None, generator=None, progress=False):  # fmt: skip
-    """Annealed Langevin dynamics on a score (Song & Ermon 2019, algorithm 1, in the form of 2020).
-
-    At each noise level sigma_i, `steps` times: x <- x + alpha_i s(x, sigma_i) + sqrt(2 alpha_i) z with
-    alpha_i = epsilon (sigma_i / sigma_L)^2; at last x + sigma_L^2 s (Tweedie). `model(x, sigma, labels)` is the score;
-    labels [B] in 0..9, or None with `n` or `start` [B, ...]. epsilon None: annealed_step(). `guidance` is the weight of
-    guided() where there are labels. `snapshots` are level numbers in 0..L; then the frames come back too. Raises
-    ValueError for bad labels or sigmas, FloatingPointError if the chain diverges.
-    """
-    score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
-    epsilon = annealed_step(sigmas, steps) if epsilon is None else epsilon
-    with recording(snapshots, len(sigmas)) as (frames, keep):
-        keep(0, x)
-        for i, sigma in enumerate(progress_bar(sigmas, "Annealed Langevin", progress), start=1):
-            alpha = epsilon * (sigma / sigmas[-1]) ** 2
-            for _ in range(steps):
-                z = torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator)
-                x = x + alpha * score(x, sigma, labels) + torch.sqrt(2 * alpha) * z
-            keep(i, x)
-    if denoise:
-        x = x + sigmas[-1] ** 2 * score(x, sigmas[-1], labels)
-    check_finite(x, "Annealed Langevin")
-    return (x, torch.stack(frames)) if snapshots is not None else x
-
-
-@torch.no_grad()
-def posterior_sampling(model, noisy, sigma, labels=None, *, levels=100, last=0.01, generator=None, progress=False):
-    """One draw from p(clean | noisy) for each noisy = clean + sigma n, which is itself a draw of noise level sigma: the
-    reverse-time SDE from there on (Song et al. 2021, appendix F), from level s_i to s_j by
-    x <- x + (s_i^2 - s_j^2) score(x, s_i) + sqrt((s_i^2 - s_j^2) s_j / s_i) z, and at last Tweedie. The noise is midway
-    between its two bounds (Nichol & Dhariwal 2021, eq. 15 with v = 1/2): of a Gaussian posterior's variance 1.6 % is lost
-    in 100 levels, 5.4 % by the lower bound.
-
-    `levels` noise levels from sigma to `last`. ValueError for a sigma not above `last`, fewer than 2 levels, or wrong labels
-    or images; FloatingPointError if the chain diverges.
-    """
-    check_images(noisy)
-    if not sigma > last or levels < 2:
-        raise ValueError(f"sigma must lie above last = {last}, where the chain ends, and there must be two levels or more")
-    score, x = frozen(model), noisy.to(device_of(model) or noisy.device)
-    labels = None if labels is None else check_labels(labels, len(x), x.device)
-    sigmas = geometric_sigmas(sigma, last, levels).to(x.device)
-    for i in progress_bar(range(levels - 1), "Posterior sampling", progress):
-        s_i, s_j = sigmas[i], sigmas[i + 1]
-        z = torch.randn(x.shape, device=x.device, generator=generator)
-        step = s_i**2 - s_j**2
-        x = x + step * score(x, s_i, labels) + torch.sqrt(step * s_j / s_i) * z
-    return check_finite(x + sigmas[-1] ** 2 * score(x, sigmas[-1], labels), "Posterior sampling")
 
 
 # ----------------------------------------------------------------------------------------------------------- losses
@@ -882,8 +739,9 @@ def save_pretrained(run, model, chains=None):
 
 
 def load_pretrained(name, device=None, folder=None):
-    """(network, record) of a committed run: the record has its history, settings, minutes, hardware and, for an EBM,
-    uint8 chains. Raises FileNotFoundError, or ValueError if the file is damaged or does not fit the network."""
+    """(network, record) of a committed run: the record has its history, settings, minutes, hardware, for an EBM uint8
+    chains, and as `digest` twelve letters that change with the file. Raises FileNotFoundError, or ValueError if the file is
+    damaged or does not fit the network."""
     device = device or pick_device()
     path = (Path(folder) if folder else CHECKPOINTS) / f"{name}.pt"
     record = load_checkpoint(path, "pretrained", device)
@@ -894,6 +752,7 @@ def load_pretrained(name, device=None, folder=None):
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} does not fit the networks of this helpers.py: {error}") from error
     record["history"] = {k: v.float().cpu().numpy() for k, v in record["history"].items()}
+    record["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return model, record
 
 

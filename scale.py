@@ -65,10 +65,10 @@ def sample(accelerator, model, n, seed, chunk=1_000, **options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--updates", type=int, default=9_000)
+    parser.add_argument("--updates", type=int, default=14_000)
     parser.add_argument("--batch-size", type=int, default=128, help="of all processes together")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--width", type=int, default=48)
+    parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--samples", type=int, default=1_000)
     parser.add_argument("--steps", type=int, default=8, help="Langevin steps a noise level")
     parser.add_argument("--seed", type=int, default=1)
@@ -80,7 +80,7 @@ def main():
     digits = helpers.load_mnist(device=accelerator.device, download=False)
     settings = {"updates": arguments.updates, "batch_size": arguments.batch_size, "width": arguments.width,
                 "learning_rate": arguments.learning_rate, "ema_decay": 0.999 if arguments.updates > 2_000 else 0.99,
-                "hide_label": 0.1, "seed": arguments.seed, "data": digits.name}  # fmt: skip
+                "hide_label": 0.25, "seed": arguments.seed, "data": digits.name}  # fmt: skip
     model, losses = train(accelerator, digits, settings, arguments.folder)
     samples, labels = sample(accelerator, model, arguments.samples, arguments.seed, steps=arguments.steps)
     if accelerator.is_main_process:

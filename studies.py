@@ -20,12 +20,13 @@ import torch
 import evaluation
 import helpers
 import samplers
+import score_studies
 
 # ------------------------------------------------------------------------------------------- training several energies
 
 
 class Recipe(NamedTuple):
-    """The settings of an energy's training: by default EBM-BestPractice.ipynb's `quick`; without buffer, EBM.ipynb's."""
+    """The settings of an energy's training: by default those of EBM.ipynb's `quick` with one buffer."""
 
     updates: int = 1_200
     width: int = 32
@@ -41,6 +42,9 @@ class Recipe(NamedTuple):
     ema_decay: float = 0.995
     buffer_size: int = 10_000
     redraw: float | tuple = 0.05
+    old_size: int = 256  # slots of a second buffer, whose chains live longer
+    old_redraw: float | tuple = (0.05, 0.001)
+    old_share: float = 0.0  # of a batch; 0: one buffer
     regularisation: float = 0.1
 
     @property
@@ -55,6 +59,15 @@ TUTORIAL = Recipe(width=16, langevin_steps=60, chain_noise=0.0025, data_noise=0.
                   warmup=1, ema_decay=0.0, buffer_size=8_192)  # fmt: skip
 
 
+def buffers_of(recipe, device, generator):
+    """{name: (replay buffer, how many of a batch come from it)}; empty for a recipe without buffer."""
+    old = round(recipe.old_share * recipe.batch_size)
+    wanted = {"replay_buffer": (recipe.buffer_size, recipe.redraw, recipe.batch_size - old),
+              "old_chains": (recipe.old_size, recipe.old_redraw, old)}  # fmt: skip
+    return {name: (helpers.ReplayBuffer(size, redraw, device=device, generator=generator), share)
+            for name, (size, redraw, share) in wanted.items() if recipe.buffer_size and share}  # fmt: skip
+
+
 def energy_updates(recipe, digits, path, seed):
     """The training loop of the two EBM notebooks: yields (averaged network, history) after every update and at the end.
 
@@ -64,15 +77,13 @@ def energy_updates(recipe, digits, path, seed):
     device = images.device
     generator = helpers.seed_everything(seed, device)
     model = helpers.EnergyNetwork(recipe.width).to(device)
-    buffer = None
-    if recipe.buffer_size:
-        buffer = helpers.ReplayBuffer(recipe.buffer_size, recipe.redraw, device=device, generator=generator)
+    buffers = buffers_of(recipe, device, generator)
     ema = helpers.ema_of(model, recipe.ema_decay)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=(0.0, 0.999))
     batches = helpers.minibatches(images, labels, recipe.batch_size, generator)
     history = {"loss": [], "e_plus": [], "e_minus": []}
     state = {"model": model, "ema": ema, "optimizer": optimizer, "generator": generator}
-    state |= {"replay_buffer": buffer} if buffer else {}
+    state |= {name: buffer for name, (buffer, _) in buffers.items()}
     epoch = len(images) // recipe.batch_size
     settings = {**recipe._asdict(), "seed": seed, "data": data}
     for update in helpers.training_steps(recipe.updates, path, settings, history, state):
@@ -80,11 +91,14 @@ def energy_updates(recipe, digits, path, seed):
         helpers.set_learning_rate(optimizer, peak, update, recipe.updates, warmup=recipe.warmup, fall=recipe.fall)
         x_plus, _ = next(batches)
         x_plus = x_plus + recipe.data_noise * torch.randn(x_plus.shape, device=device, generator=generator)
-        shape = x_plus.shape
-        x_minus = buffer.sample(len(x_plus)) if buffer else torch.rand(shape, device=device, generator=generator)
+        if buffers:
+            x_minus = torch.cat([buffer.sample(share) for buffer, share in buffers.values()])
+        else:
+            x_minus = torch.rand(x_plus.shape, device=device, generator=generator)
         x_minus = helpers.langevin_dynamics(model, x_minus, recipe.langevin_steps, **recipe.chain, generator=generator)
-        if buffer:
-            buffer.write_back(x_minus)
+        parts = x_minus.split([share for _, share in buffers.values()]) if buffers else ()
+        for (buffer, _), part in zip(buffers.values(), parts, strict=True):
+            buffer.write_back(part)
         loss, e_plus, e_minus = helpers.contrastive_divergence_loss(model, x_plus, x_minus, recipe.regularisation)
         optimizer.zero_grad()
         loss.backward()
@@ -154,7 +168,7 @@ def train_and_judge(recipe, seed, n, lengths, path):
 
 
 def stability_run(arguments):
-    """Train one energy by the `quick` recipe with or without the buffer, sample from it, judge; one dict."""
+    """Train one energy by the baseline's settings, with or without one buffer, sample from it, judge; one dict."""
     seed, buffered, updates, n, root = arguments
     recipe = Recipe(updates=updates, buffer_size=10_000 if buffered else 0)
     path = Path(root) / f"{'buffer' if buffered else 'no-buffer'}-{seed}.pt"
@@ -198,38 +212,39 @@ def stability(lab, updates=1_200, n=1_000, seeds=range(1, 6), root="runs/studies
 
 # ------------------------------------------------------------------------------------------------------------- ablation
 
-# What is changed in the `quick` recipe, one thing at a time; the number of updates follows from equal gradient evaluations.
+# EBM-BestPractice.ipynb's `quick` with half the width, and what is changed in it, one thing at a time; the number of updates
+# follows from equal gradient evaluations of an image.
+SMALLER = Recipe(width=16, batch_size=64)
 ABLATION = {
     "the recipe": {},
     "no buffer": {"buffer_size": 0},
     "never re-drawn": {"redraw": 0.0},
-    "2,000 slots": {"buffer_size": 2_000},
-    "2,000 slots, chains of all ages": {"buffer_size": 2_000, "redraw": (0.1, 0.001)},
-    "no data noise": {"data_noise": 0.0},
-    "twice the noise": {"chain_noise": 0.01, "data_noise": 0.03},
+    "a quarter old chains": {"old_share": 0.25},
+    "batches of 128": {"batch_size": 128},
     "10 steps an update": {"langevin_steps": 10},
     "40 steps an update": {"langevin_steps": 40},
+    "no data noise": {"data_noise": 0.0},
+    "twice the noise": {"chain_noise": 0.01, "data_noise": 0.03},
     "falling learning rate": {"fall": 0.8},
     "no averaged weights": {"ema_decay": 0.0},
     "no energy regularisation": {"regularisation": 0.0},
-    "half the width": {"width": 16},
 }
 
 
 def ablation_run(arguments):
     name, seed, evaluations, n, root = arguments
-    recipe = Recipe()._replace(**ABLATION[name])
-    recipe = recipe._replace(updates=evaluations // recipe.langevin_steps)
+    recipe = SMALLER._replace(**ABLATION[name])
+    recipe = recipe._replace(updates=evaluations // (recipe.langevin_steps * recipe.batch_size))
     path = Path(root) / f"{name.replace(' ', '-')}-{seed}.pt"
     history, judged, minutes = train_and_judge(recipe, seed, n, [60, 200, 500, 2_000], path)
     return {"name": name, "seed": seed, "updates": recipe.updates, "training_minutes": minutes,
             "diverged": gap_statistics(history)["diverged"], "chains": judged}  # fmt: skip
 
 
-def ablation(lab, evaluations=16_000, n=500, seeds=(1, 2), root="runs/studies/ablation"):
-    """Each part of the recipe changed, at equal gradient evaluations (of batches), two seeds each."""
+def ablation(lab, evaluations=1_280_000, n=500, seeds=(1, 2), root="runs/studies/ablation"):
+    """Each part of the recipe changed, at equal gradient evaluations, two seeds each."""
     results = one_core_each(ablation_run, [(name, seed, evaluations, n, root) for name in ABLATION for seed in seeds])
-    return {"n": n, "gradient_evaluations": evaluations, "floor": lab.floor(n),
+    return {"n": n, "gradient_evaluations": evaluations, "width": SMALLER.width, "floor": lab.floor(n),
             "changed": {name: {key: str(value) for key, value in change.items()} for name, change in ABLATION.items()},
             "runs": results}  # fmt: skip
 
@@ -238,12 +253,14 @@ def ablation(lab, evaluations=16_000, n=500, seeds=(1, 2), root="runs/studies/ab
 
 
 class Laboratory(NamedTuple):
-    """What every study needs: data, the judge, the test images' features, and the most images a number may cost."""
+    """What every study needs: data, the judge, the test images' features, the most images a number may cost, and the folder
+    of results that may stand where the weights have not changed since (None: measure all anew)."""
 
     digits: helpers.Digits
     classifier: torch.nn.Module
     real: torch.Tensor
     most: int
+    kept: Path | None = None
 
     @property
     def device(self):
@@ -251,6 +268,11 @@ class Laboratory(NamedTuple):
 
     def judge(self, images):
         return evaluation.judge_samples(self.classifier, images, self.real)
+
+    def before(self, name):
+        """The result of this name in the folder `kept`, as a dict, empty where there is none."""
+        path = self.kept / f"{name}.json" if self.kept else None
+        return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
 
     def floor(self, n):
         """The judgement of the first n real training images."""
@@ -308,9 +330,14 @@ def floors(lab, sizes=(100, 200, 1_000, 10_000), blocks=10):
 ENERGIES = {"replay buffer": "EBM-BestPractice", "no buffer": "EBM", "tutorial settings": "EBM-tutorial-settings"}
 
 
-def chains_of(lab, name, seed, lengths, later):
-    """Fresh chains of one energy judged at `lengths` (many chains) and `later` (the first 1,000 of them run on)."""
+def chains_of(lab, name, seed, lengths, later, before=None):
+    """Fresh chains of one energy judged at `lengths` (many chains) and `later` (the first 1,000 of them run on); `before`
+    itself where it is the same measurement of the same weights."""
     model, record = helpers.load_pretrained(name, lab.device)
+    what = {"weights": record["digest"], "seed": seed, "most": lab.most, "lengths": [*lengths, *later]}
+    if before and before["what"] == what:
+        print(f"{name}: measured before ({before['measured_on']}), kept", flush=True)
+        return before
     options = {"step_size": record["settings"]["step_size"], "noise": record["settings"]["chain_noise"]}
     options["generator"] = helpers.seed_everything(seed, lab.device)
     few = min(1_000, lab.most)
@@ -318,7 +345,8 @@ def chains_of(lab, name, seed, lengths, later):
     for _ in range(lab.most // few):
         start = torch.rand(few, *helpers.IMAGE_SHAPE, device=lab.device, generator=options["generator"])
         batches.append(helpers.langevin_dynamics(model, start, lengths[-1], **options, snapshots=lengths, progress=True)[1])
-    result = {"training": helpers.provenance(record), "many": {}, "few": {}}
+    measured_on = f"{helpers.hardware_name()}, {time.strftime('%Y-%m-%d')}"
+    result = {"training": helpers.provenance(record), "what": what, "measured_on": measured_on, "many": {}, "few": {}}
     for i, steps in enumerate(lengths):
         result["many"][str(steps)] = lab.judge(torch.cat([frames[i] for frames in batches]))
         result["few"][str(steps)] = lab.judge(batches[0][i])
@@ -335,7 +363,8 @@ def chains_of(lab, name, seed, lengths, later):
 def chains(lab, seed=7, lengths=(20, 60, 200, 500), later=(1_000, 2_000, 5_000, 10_000)):
     """Distance, precision, recall, confidence and digit shares of fresh chains against their length, for three energies."""
     few = min(1_000, lab.most)
-    energies = {label: chains_of(lab, name, seed, lengths, later) for label, name in ENERGIES.items()}
+    before = lab.before("chains").get("energies", {})
+    energies = {label: chains_of(lab, name, seed, lengths, later, before.get(label)) for label, name in ENERGIES.items()}
     return {"seed": seed, "n_many": lab.most // few * few, "n_few": few,
             "floor": {"many": lab.floor(lab.most // few * few), "few": lab.floor(few)},
             "energies": energies}  # fmt: skip
@@ -373,39 +402,17 @@ def balanced_labels(lab, n):
     return torch.arange(10, device=lab.device).repeat(n // 10)
 
 
-def score_samples(lab, seed=7, n=1_000, levels=30):
-    """The score model's samples by annealed Langevin dynamics: with guidance, without, and without labels."""
+def score_samples(lab, seed=7, n_training=20_000, epochs=20, levels=12, n_annealed=1_000):
+    """The score model's samples by DPM-Solver++, as many as there are test digits, with and without guidance and without
+    labels; a classifier trained on guided ones; fewer samples by annealed Langevin dynamics, its levels the notebook's."""
     model, record = helpers.load_pretrained("score-based-model", lab.device)
     generator = helpers.seed_everything(seed, lab.device)
-    n, sigmas = min(n, lab.most), helpers.geometric_sigmas(levels=levels)
-    labels = balanced_labels(lab, n)
-
-    def sample(labels, **options):
-        return helpers.annealed_langevin_dynamics(model, labels, sigmas, generator=generator, progress=True, **options)
-
-    guided = sample(labels)
-    kinds = {
-        "conditional, guidance 1.25": (guided, labels),
-        "conditional, no guidance": (sample(labels, guidance=1), labels),
-        "without labels": (sample(None, n=n), None),
-    }
-    return {"seed": seed, "n": n, "training": helpers.provenance(record), "levels": levels, "steps": 8,
-            "floor": lab.floor(n), "samples": {kind: judge_score_samples(lab, *asked) for kind, asked in kinds.items()},
-            "real_labels_right": evaluation.accuracy(lab.classifier, lab.digits.test_images, lab.digits.test_labels),
-            "nearest": nearest_training_digits(lab, guided)}  # fmt: skip
-
-
-def few_steps(lab, seed=7, n_training=10_000, epochs=20, levels=12):
-    """The score model's samples by DPM-Solver++, as many as there are test digits, with more and less guidance and without
-    labels; and a classifier trained on guided ones."""
-    model, record = helpers.load_pretrained("score-based-model", lab.device)
-    generator = helpers.seed_everything(seed, lab.device)
-    n, n_training = lab.most, min(n_training, 6 * lab.most)
-    sigmas = samplers.karras_sigmas(levels=levels)
+    n, n_training, n_annealed = lab.most, min(n_training, 6 * lab.most), min(n_annealed, lab.most)
+    sigmas, annealed_sigmas = samplers.karras_sigmas(levels=levels), helpers.geometric_sigmas()
 
     def sample(n, labelled=True, **options):
         batches = []
-        for part in balanced_labels(lab, n).split(1_000):
+        for part in balanced_labels(lab, n).split(500):
             options["n"] = len(part)
             batches.append(samplers.dpm_solver(model, part if labelled else None, sigmas, generator=generator, **options))
         return torch.cat(batches)
@@ -413,14 +420,21 @@ def few_steps(lab, seed=7, n_training=10_000, epochs=20, levels=12):
     labels = balanced_labels(lab, n_training)
     guided = sample(n_training)
     kinds = {
-        "conditional, guidance 1.25": (guided[:n], labels[:n]),
-        "conditional, guidance 1.5": (sample(n, guidance=1.5), labels[:n]),
+        "conditional": (guided[:n], labels[:n]),
         "conditional, no guidance": (sample(n, guidance=1), labels[:n]),
         "without labels": (sample(n, labelled=False), None),
     }
-    return {"seed": seed, "n": n, "training": helpers.provenance(record), "levels": levels, "floor": lab.floor(n),
-            "samples": {kind: judge_score_samples(lab, *asked) for kind, asked in kinds.items()},
+    samples = {kind: judge_score_samples(lab, *asked) for kind, asked in kinds.items()}
+    for kind, judged in samples.items():
+        print(f"{kind}: {evaluation.judgement_line(judged)}", flush=True)
+    annealed = helpers.annealed_langevin_dynamics(
+        model, labels[:n_annealed], annealed_sigmas, generator=generator, progress=True)
+    return {"seed": seed, "n": n, "training": helpers.provenance(record), "guidance": samplers.GUIDANCE,
+            "levels": levels, "floor": lab.floor(n), "samples": samples,
+            "annealed": {"n": n_annealed, "levels": len(annealed_sigmas), "steps": 8, "floor": lab.floor(n_annealed),
+                         "judged": judge_score_samples(lab, annealed, labels[:n_annealed])},
             "real_labels_right": evaluation.accuracy(lab.classifier, lab.digits.test_images, lab.digits.test_labels),
+            "nearest": nearest_training_digits(lab, guided[:n_annealed]),
             "train_on_generated": train_on_generated(lab, guided, labels, epochs, seed)}  # fmt: skip
 
 
@@ -526,7 +540,7 @@ def ratio_of_means(a, b):
     return {"ratio": ratio, "standard_error": ((a - ratio * b).std() / len(a) ** 0.5 / b.mean()).abs().item()}
 
 
-def posterior(lab, seed=7, n=250, most_samples=8, levels=100, sigmas=(0.25, 0.5, 1.0)):
+def posterior(lab, seed=7, n=150, most_samples=8, levels=100, sigmas=(0.25, 0.5, 1.0)):
     """Samples from p(clean | noisy): the squared error of the mean of K samples against Tweedie's; in theory 1 + 1/K."""
     model, _ = helpers.load_pretrained("score-based-model", lab.device)
     generator = helpers.seed_everything(seed, lab.device)
@@ -649,7 +663,7 @@ def out_of_distribution(lab, seed=7, n=1_000):
 
 # ---------------------------------------------------------------------------------------------------------- the command
 
-STUDIES = {"floors": floors, "chains": chains, "score-samples": score_samples, "few-steps": few_steps,
+STUDIES = {"floors": floors, "chains": chains, "score-samples": score_samples,
            "denoising": denoising, "posterior": posterior, "out-of-distribution": out_of_distribution}  # fmt: skip
 TRAINING = {"stability": stability, "ablation": ablation, "tutorial": tutorial}
 
@@ -696,24 +710,27 @@ def compare_folders(before, after):
 
 def main():
     parser = argparse.ArgumentParser(description="Measure the committed models.")
-    names = f"{', '.join(STUDIES)} (all of these where none is named), {', '.join(TRAINING)}"
+    names = f"{', '.join(STUDIES)} (all of these where none is named), {', '.join({**score_studies.STUDIES, **TRAINING})}"
     parser.add_argument("studies", nargs="*", help=names)
     parser.add_argument("--most", type=int, default=10_000, help="the most images a number may cost")
     parser.add_argument("--folder", default="assets/results", help="where the results go")
+    parser.add_argument("--changed", action="store_true", help="keep the parts of `chains` whose weights have not changed")
     parser.add_argument("--against", help="measure nothing; say how the results differ from those in this folder")
     arguments = parser.parse_args()
-    unknown = set(arguments.studies) - {*STUDIES, *TRAINING}
+    known = {**STUDIES, **score_studies.STUDIES, **TRAINING}
+    unknown = set(arguments.studies) - set(known)
     if unknown:
         parser.error(f"there is no study {', '.join(sorted(unknown))}")
     if arguments.against:
         return compare_folders(arguments.against, arguments.folder)
     lab = laboratory(arguments.most)
+    lab = lab._replace(kept=Path(arguments.folder)) if arguments.changed else lab
     committed = Path(arguments.folder).resolve() == Path("assets/results").resolve() or "tutorial" in arguments.studies
     if committed and (lab.digits.name != "MNIST" or lab.most != 10_000):
         raise SystemExit("What is committed is measured on MNIST with --most 10000; else name another --folder.")
     for name in arguments.studies or STUDIES:
         started = time.perf_counter()
-        result = {**STUDIES, **TRAINING}[name](lab)
+        result = known[name](lab)
         if result is not None:
             write_result(name, time.perf_counter() - started, result, arguments.folder)
 

@@ -46,32 +46,30 @@ def measured_on(result):
 
 
 def score_table(result, floors):
-    plain = floor_of(floors, result["n"])
-    balanced = floor_of(floors, result["n"], "each digit equally often")
-    rows = [["real training images (the floor)", *with_floor(result["floor"], plain)],
-            ["real training images, each digit equally often", f"{balanced['mean']:.1f} ± {balanced['std']:.1f}", "1.0",
-             *[""] * (len(QUALITY) - 2)]]  # fmt: skip
-    rows += [[kind, *quality_cells(judged, balanced if "labels_right" in judged else plain)]
-             for kind, judged in result["samples"].items()]  # fmt: skip
-    yield (f"**Score model.** {result['n']:,} samples a row, annealed Langevin, {result['levels']} levels of "
-           f"{result['steps']} steps ({measured_on(result)}). The classifier gives "
-           f"{result['real_labels_right']:.1%} of the real test digits their label. Floors: mean and standard deviation "
-           f"of {plain['blocks']} blocks of training images; samples asked for by label are held against the second "
-           "one.")  # fmt: skip
-    yield markdown_table(["samples", *QUALITY], rows)
+    annealed, kinds = result["annealed"], ("as they come", "each digit equally often")
+    rows = []
+    for n, floor in ((result["n"], result["floor"]), (annealed["n"], annealed["floor"])):
+        plain, balanced = (floor_of(floors, n, kind) for kind in kinds)
+        rows.append(["real training images (the floor)", f"{n:,}", "", *with_floor(floor, plain)])
+        rows.append(["real training images, each digit equally often", f"{n:,}", "",
+                     f"{balanced['mean']:.1f} ± {balanced['std']:.1f}", "1.0", *[""] * (len(QUALITY) - 2)])  # fmt: skip
+        if n == result["n"]:
+            rows += [[kind, f"{n:,}", result["levels"] * (1 + (kind == "conditional")),
+                      *quality_cells(judged, balanced if "labels_right" in judged else plain)]
+                     for kind, judged in result["samples"].items()]  # fmt: skip
+    evaluations = 2 * (annealed["levels"] * annealed["steps"] + 1)
+    rows.append(["conditional, annealed Langevin", f"{annealed['n']:,}", evaluations,
+                 *quality_cells(annealed["judged"], balanced)])  # fmt: skip
+    yield (f"**Score model.** DPM-Solver++ with {result['levels']} levels, and annealed Langevin with {annealed['levels']} "
+           f"of {annealed['steps']} steps; guidance {result['guidance']} unless said otherwise, which doubles the "
+           f"evaluations ({measured_on(result)}). The classifier gives {result['real_labels_right']:.2%} of the real test "
+           "digits their label. Floors: mean and standard deviation of blocks of training images; samples asked for by "
+           "label are held against the second one.")  # fmt: skip
+    yield markdown_table(["samples", "n", "evaluations", *QUALITY], rows)
     asked = {kind: judged for kind, judged in result["samples"].items() if "labels_right" in judged}
-    yield f"**Labels right, digit by digit.** {result['n'] // 10:,} samples of each digit."
-    yield markdown_table(["samples", *range(10)], [[kind, *(f"{right:.0%}" for right in judged["labels_right_by_digit"])]
+    yield f"**Labels right, digit by digit.** {result['n'] // 10:,} samples of each digit by DPM-Solver++."
+    yield markdown_table(["samples", *range(10)], [[kind, *(f"{right:.1%}" for right in judged["labels_right_by_digit"])]
                                                    for kind, judged in asked.items()])  # fmt: skip
-
-
-def few_steps_table(result, floors):
-    floor = floor_of(floors, result["n"])
-    yield (f"**The same network in a dozen evaluations.** {result['n']:,} samples a row, DPM-Solver++ with "
-           f"{result['levels']} levels, one evaluation a level, two with guidance ({measured_on(result)}).")  # fmt: skip
-    rows = [["real training images (the floor)", *with_floor(result["floor"], floor)]]
-    rows += [[kind, *quality_cells(judged, floor)] for kind, judged in result["samples"].items()]
-    yield markdown_table(["samples", *QUALITY], rows)
     trained = result["train_on_generated"]
     yield ("**Train on generated, test on real.** The same classifier, trained on the first kind of samples above and "
            "tested on the 10,000 real test digits.")  # fmt: skip
@@ -91,11 +89,12 @@ def chains_table(result, floors):
             rows += [[name, f"{int(steps):,}", n, *quality_cells(energy[kind][steps], floor)[:-1]] for steps in lengths]
     training = {name: energy["training"] for name, energy in result["energies"].items()}
     minutes = {name: f"{record['minutes']:.0f}" for name, record in training.items()}
-    yield (f"**Energies.** Fresh chains from noise ({measured_on(result)}). The tutorial settings are those of the UvA deep "
-           f"learning course, tutorial 8, trained by us for {minutes['tutorial settings']} minutes on one core, "
-           f"{training['tutorial settings']['updates']:,} updates where the tutorial does about 28,000 on a GPU; the other "
-           f"two took {minutes['replay buffer']} and {minutes['no buffer']} minutes. The one without buffer is judged as "
-           "training left it, after it had broken away.")  # fmt: skip
+    where = "; ".join(f"{name}: {energy['measured_on']}" for name, energy in result["energies"].items())
+    yield (f"**Energies.** Fresh chains from noise (seed {result['seed']}; {where}). The tutorial settings are those "
+           f"of the UvA deep learning course, tutorial 8, trained by us for {minutes['tutorial settings']} minutes on one "
+           f"core, {training['tutorial settings']['updates']:,} updates where the tutorial does about 28,000 on a GPU; the "
+           f"other two took {minutes['replay buffer']} and {minutes['no buffer']} minutes. The one without buffer is judged "
+           "as training left it, after it had broken away.")  # fmt: skip
     yield markdown_table(["energy", "steps", "n", *QUALITY[:-1]], rows)
 
 
@@ -103,7 +102,8 @@ def stability_table(result, floors):
     floor = floor_of(floors, result["n"])
     sides = ("replay buffer", "no buffer")
     runs = len(result["replay buffer"]["runs"])
-    yield (f"**Stability.** {runs} seeds each, the `quick` recipe: {result['updates']:,} updates, "
+    yield (f"**Stability.** {runs} seeds each, the baseline's settings with and without one buffer: {result['updates']:,} "
+           f"updates, "
            f"{result['gradient_evaluations']:,} gradient evaluations of 128 chains; n = {result['n']:,} samples a distance; "
            "mean ± standard deviation over seeds. Gap: E(x⁻) − E(x⁺) over the second half of a run; diverged: its mean over "
            f"50 updates beyond 1 there; floor of the distance {floor['mean']:.1f} ({result['hardware']}, "
@@ -129,9 +129,9 @@ def ablation_table(result):
         runs = [run for run in result["runs"] if run["name"] == name]
         distances = [" / ".join(f"{run['chains'][k]['frechet_distance']:.0f}" for run in runs) for k in runs[0]["chains"]]
         rows.append([name, ", ".join(f"`{key}={value}`" for key, value in change.items()), runs[0]["updates"], *distances])
-    yield (f"**What each part buys.** The `quick` recipe with one thing changed, each trained with "
-           f"{result['gradient_evaluations']:,} gradient evaluations of 128 chains, {seeds} seeds; Fréchet distance of "
-           f"n = {result['n']:,} fresh chains, a number a seed; that of as many real images is "
+    yield (f"**What each part buys.** The replay buffer's recipe at width {result['width']} with one thing changed, each "
+           f"trained with {result['gradient_evaluations']:,} gradient evaluations of an image, {seeds} seeds; Fréchet "
+           f"distance of n = {result['n']:,} fresh chains, a number a seed; that of as many real images is "
            f"{result['floor']['frechet_distance']:.1f} ({result['hardware']}, {result['date']}).")  # fmt: skip
     header = ["", "changed", "updates", *(f"{int(k):,} steps" for k in result["runs"][0]["chains"])]
     yield markdown_table(header, rows)
@@ -212,7 +212,8 @@ def speed_tables(result):
     if compiled:
         yield (f"Not used: `torch.compile` of the score network, {compiled['median']:,.0f} evaluations a second at batch "
                f"512 after {compiled['seconds_to_compile']:.0f} seconds of compiling.")  # fmt: skip
-    yield "**100 conditional digits** from the committed score network, seconds."
+    width = next(iter(result["digits"].values()))["width"]
+    yield f"**100 conditional digits** from the score network committed then (width {width}), seconds."
     rows = [[name, f"{row['evaluations']:,}", f"{row['seconds']:.1f}"] for name, row in result["digits"].items()]
     yield markdown_table(["sampler", "network evaluations an image", "seconds"], rows)
 
@@ -258,7 +259,7 @@ def readme_tables(folder="assets/results"):
     results = read_results(folder)
     floors = results["floors"]
     ablation = ablation_table(results["ablation"]) if "ablation" in results else []
-    parts = [*score_table(results["score-samples"], floors), *few_steps_table(results["few-steps"], floors),
+    parts = [*score_table(results["score-samples"], floors),
              *chains_table(results["chains"], floors),
              *stability_table(results["stability"], floors), *ablation, *denoising_table(results["denoising"]),
              *posterior_table(results["posterior"]),

@@ -95,7 +95,7 @@ def operations(function):
 
 def chain_operations(network, x):
     """Floating-point operations of one Langevin step: the energy and its gradient with respect to the images."""
-    energy, leaf = helpers.frozen(network), x.clone().requires_grad_(True)
+    energy, leaf = helpers.frozen_energy(network), x.clone().requires_grad_(True)
     return operations(lambda: torch.autograd.grad(energy(1 * leaf).sum(), leaf))  # the counter wants no leaf in a module
 
 
@@ -255,7 +255,7 @@ def compiled_rate(network, x, labels, repetitions):
 
 def bench_digits(device):
     """Seconds for 100 conditional digits from the committed score network, by each sampler that stands."""
-    model, _ = helpers.load_pretrained("score-based-model", device)
+    model, record = helpers.load_pretrained("score-based-model", device)
     labels = torch.arange(10, device=device).repeat_interleave(10)
     published = helpers.geometric_sigmas(1.0, 0.01, levels=10)  # Song & Ermon 2019: 10 levels of 100 steps
     ours = helpers.geometric_sigmas()
@@ -270,7 +270,7 @@ def bench_digits(device):
     }  # fmt: skip
     result = {}
     for name, (evaluations, sample) in contenders.items():
-        result[name] = {"evaluations": evaluations, "seconds": seconds(sample)}
+        result[name] = {"evaluations": evaluations, "seconds": seconds(sample), "width": record["network_settings"]["width"]}
         print(f"100 digits, {name}: {result[name]['seconds']:.1f} s", flush=True)
     return result
 

@@ -156,3 +156,41 @@ def test_hutchinsons_estimate_of_the_divergence_is_right_on_average(generator):
     normal = torch.distributions.MultivariateNormal(torch.zeros(4, dtype=torch.float64), covariance + last**2 * torch.eye(4))
     error = found.std() / math.sqrt(n)
     assert 0 < error < 0.1 and abs(found.mean() - normal.log_prob(x[0].flatten())) < 5 * error + 0.02
+
+
+def test_latent_leads_back_to_the_image(generator):
+    sigmas = samplers.karras_sigmas(20.0, 0.005, 100)
+    x = torch.where(torch.rand(200, 1, dtype=torch.float64, generator=generator) < 0.7, -1.0, 2.0)
+    x = x + SPREAD * torch.randn(200, 1, dtype=torch.float64, generator=generator)
+    latent = samplers.to_latent(mixture_score, None, sigmas, x)
+    assert abs(latent.std() / 20 - 1) < 0.3  # as wide as the noise
+    back = samplers.heun(mixture_score, None, sigmas, start=latent)
+    assert (back - x).abs().max() < 0.02
+
+
+def test_great_circle_keeps_the_length(generator):
+    a, b = torch.randn(2, 5, 1, 28, 28, generator=generator)
+    assert torch.allclose(samplers.spherical(a, b, 0.0), a, atol=1e-5)
+    assert torch.allclose(samplers.spherical(a, b, 1.0), b, atol=1e-5)
+    middle = samplers.spherical(a, b, 0.5).flatten(1).norm(dim=1)
+    assert torch.allclose(middle, (a.flatten(1).norm(dim=1) + b.flatten(1).norm(dim=1)) / 2, rtol=0.01)
+
+
+def test_inpainting_samples_what_is_missing_given_what_is_known(generator):
+    """Two correlated Gaussian pixels: given the first, the second is N(correlation x, 1 - correlation^2)."""
+    correlation, n = 0.8, 10_000
+    covariance = torch.tensor([[1.0, correlation], [correlation, 1.0]])
+
+    def score(x, sigma, labels=None):
+        return -x @ torch.linalg.inv(covariance + sigma**2 * torch.eye(2))
+
+    images, known = torch.tensor([[1.5, 99.0]]).repeat(n, 1), torch.tensor([True, False])
+    sigmas = helpers.geometric_sigmas(10.0, 0.05, 60)
+    x = samplers.inpaint(score, None, sigmas, images, known, steps=100, generator=generator)
+    spread = math.sqrt(1 - correlation**2)
+    assert x[:, 0].eq(1.5).all()
+    assert abs(x[:, 1].mean() / (1.5 * correlation) - 1) < 5 * spread / math.sqrt(n) + 0.05  # see the docstring
+    assert abs(x[:, 1].std() / spread - 1) < 5 / math.sqrt(2 * n) + 0.03
+    for mask in (torch.ones(3, dtype=torch.bool), torch.ones(2)):
+        with pytest.raises(ValueError, match="mask"):
+            samplers.inpaint(score, None, [1.0, 0.1], images, mask)

@@ -55,7 +55,7 @@ def test_all_three_notebooks_are_found():
 def workshop(tmp_path_factory):
     """A folder with the notebooks and what they import; the notebooks run in it one after another."""
     folder = tmp_path_factory.mktemp("workshop")
-    for path in [*NOTEBOOKS, *(ROOT / name for name in ("helpers.py", "fast.py", "evaluation.py"))]:
+    for path in [*NOTEBOOKS, *(ROOT / name for name in ("helpers.py", "samplers.py", "fast.py", "evaluation.py"))]:
         shutil.copy(path, folder)
     shutil.copytree(ROOT / "checkpoints", folder / "checkpoints")
     return folder
@@ -124,16 +124,19 @@ def test_colab_without_the_modules_gets_told_what_to_do(path, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     exec(setup, {})  # outside Colab it does nothing
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    with pytest.raises(FileNotFoundError, match=r"upload helpers\.py, fast\.py and evaluation\.py"):
+    with pytest.raises(FileNotFoundError, match=r"upload helpers\.py, samplers\.py, fast\.py and evaluation\.py"):
         exec(setup, {})
 
 
-@pytest.mark.parametrize("name, seed, buffer_size", [("EBM", 1, 0), ("EBM-BestPractice", 1, 200)])
-def test_studies_train_as_the_notebooks_do(name, seed, buffer_size, workshop, tmp_path):
+BUFFERS = {"EBM": {"buffer_size": 0}, "EBM-BestPractice": {"buffer_size": 200}}
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_studies_train_as_the_notebooks_do(name, workshop, tmp_path):
     """The loop of studies.py is the notebooks' own, to the bit; uses the smoke runs of the test above."""
     digits = helpers.uci_digits()
-    recipe = studies.Recipe(updates=6, batch_size=16, langevin_steps=5, buffer_size=buffer_size)
-    studies.train_energy(recipe, digits, tmp_path / "run.pt", seed)
+    recipe = studies.Recipe(updates=6, batch_size=16, langevin_steps=5, **BUFFERS[name])
+    studies.train_energy(recipe, digits, tmp_path / "run.pt", seed=1)
     theirs = helpers.load_checkpoint(workshop / "runs" / "smoke-uci-digits" / f"{name}-resume.pt", "run")["state"]["ema"]
     ours = helpers.load_checkpoint(tmp_path / "run.pt", "run")["state"]["ema"]
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)

@@ -145,7 +145,7 @@ def plain_gradient(model, x):
 def test_chain_network_matches_the_plain_one(generator):
     model = helpers.EnergyNetwork(16)
     x = torch.rand(64, 1, 28, 28, generator=generator)
-    frozen = torch.autograd.grad(helpers.frozen(model)(leaf := x.clone().requires_grad_(True)).sum(), leaf)[0]
+    frozen = torch.autograd.grad(helpers.frozen_energy(model)(leaf := x.clone().requires_grad_(True)).sum(), leaf)[0]
     plain = plain_gradient(model, x)
     assert (plain - frozen).norm() < 0.02 * plain.norm()  # bfloat16 rounds to 1 part in 256
 

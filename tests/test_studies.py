@@ -21,6 +21,18 @@ def lab():
     patch.undo()
 
 
+def test_what_was_measured_of_the_same_weights_may_be_kept(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "ENERGIES", {"tutorial settings": "EBM-tutorial-settings"})
+    first = studies.chains(lab, lengths=(2, 4), later=())
+    (tmp_path / "chains.json").write_text(json.dumps(first))
+    monkeypatch.setattr(helpers, "langevin_dynamics", None)  # whoever samples now, fails
+    assert studies.chains(lab._replace(kept=tmp_path), lengths=(2, 4), later=())["energies"] == first["energies"]
+    other = {**first, "energies": {"tutorial settings": {**first["energies"]["tutorial settings"], "what": "other weights"}}}
+    (tmp_path / "chains.json").write_text(json.dumps(other))
+    with pytest.raises(TypeError):
+        studies.chains(lab._replace(kept=tmp_path), lengths=(2, 4), later=())
+
+
 def numbers_are_finite(result):
     values = [value for _, value in studies.leaves(json.loads(json.dumps(result)))]
     return len(values) > 5 and all(math.isfinite(value) for value in values)
@@ -35,17 +47,11 @@ def test_chains_are_judged_at_every_length(lab):
     assert numbers_are_finite(result)
 
 
-def test_score_samples_are_judged(lab):
-    result = studies.score_samples(lab, n=10, levels=3)
+def test_score_samples_are_judged_and_trained_on(lab):
+    result = studies.score_samples(lab, n_training=40, epochs=40, levels=3, n_annealed=10)
+    assert result["n"] == 20 and result["train_on_generated"]["n"] == 40 and result["annealed"]["n"] == 10
     assert len(result["samples"]["conditional, no guidance"]["labels_right_by_digit"]) == 10
-    assert "labels_right" not in result["samples"]["without labels"]
-    assert numbers_are_finite(result)
-
-
-def test_few_steps_are_judged_and_trained_on(lab):
-    result = studies.few_steps(lab, n_training=40, epochs=40, levels=3)
-    assert result["n"] == 20 and result["train_on_generated"]["n"] == 40
-    assert len(result["samples"]) == 4 and "labels_right" not in result["samples"]["without labels"]
+    assert len(result["samples"]) == 3 and "labels_right" not in result["samples"]["without labels"]
     assert numbers_are_finite(result)
 
 
@@ -147,10 +153,10 @@ def test_stability_trains_both_sides_and_sums_them_up(lab, tmp_path, one_process
 
 
 def test_ablation_changes_one_thing_at_equal_cost(lab, tmp_path, one_process, monkeypatch):
-    names = ["the recipe", "no buffer", "2,000 slots, chains of all ages", "40 steps an update"]
+    names = ["the recipe", "no buffer", "batches of 128", "40 steps an update"]
     monkeypatch.setattr(studies, "ABLATION", {name: studies.ABLATION[name] for name in names})
-    report = studies.ablation(lab, evaluations=80, n=4, seeds=(1,), root=tmp_path)
-    assert [(run["name"], run["updates"]) for run in report["runs"]] == list(zip(names, (4, 4, 4, 2), strict=True))
+    report = studies.ablation(lab, evaluations=5_120, n=4, seeds=(1,), root=tmp_path)
+    assert [(run["name"], run["updates"]) for run in report["runs"]] == list(zip(names, (4, 4, 2, 2), strict=True))
     assert report["changed"]["no buffer"] == {"buffer_size": "0"}
     distances = [run["chains"]["2000"]["frechet_distance"] for run in report["runs"]]
     assert np.isfinite(distances).all() and len(set(distances)) == 4

@@ -1,0 +1,265 @@
+"""What is measured of the score model beyond its samples: functions a study, as in studies.py, whose laboratory they get.
+
+The long ones keep each finished part in runs/studies/, and go on from there when they are run again.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+import evaluation
+import helpers
+import samplers
+
+
+def remembered(path, key, function):
+    """function(), or what it gave the last time, kept as JSON in the file `path` under `key`."""
+    path = Path(path)
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if key not in known:
+        known[key] = function()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_suffix(".tmp")
+        whole.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        whole.replace(path)
+    return known[key]
+
+
+def score_model(lab):
+    """(the committed score model, its record)."""
+    return helpers.load_pretrained("score-based-model", lab.device)
+
+
+def in_batches(sampler, labels, size=1_000):
+    return torch.cat([sampler(part) for part in labels.split(size)])
+
+
+# ------------------------------------------------------------------------------------------------ samplers against cost
+
+
+def annealed(model, labels, evaluations, **options):
+    steps = {True: 1, evaluations > 100: 5, evaluations > 500: 10}[True]
+    sigmas = helpers.geometric_sigmas(levels=(evaluations - 1) // steps)
+    return samplers.annealed_langevin_dynamics(model, labels, sigmas, steps=steps, **options)
+
+
+def halves(sampler, levels_of, **more):
+    """A sampler of 2 L - 1 evaluations, as a function of how many evaluations there are."""
+    return lambda model, labels, evaluations, **options: sampler(
+        model, labels, levels_of(levels=(evaluations + 1) // 2), **more, **options)  # fmt: skip
+
+
+def one_each(sampler, levels_of):
+    """A sampler of L evaluations."""
+    return lambda model, labels, evaluations, **options: sampler(model, labels, levels_of(levels=evaluations), **options)
+
+
+SAMPLERS = {
+    "annealed Langevin": annealed,
+    "consistent annealed": one_each(samplers.consistent_annealed, helpers.geometric_sigmas),
+    "predictor-corrector": halves(samplers.predictor_corrector, helpers.geometric_sigmas),
+    "Heun": halves(samplers.heun, samplers.karras_sigmas),
+    "Heun with churn": halves(samplers.heun, samplers.karras_sigmas, churn=10.0),
+    "DPM-Solver++": one_each(samplers.dpm_solver, samplers.karras_sigmas),
+}
+
+
+def sampler_costs(lab, seed=7, few=(8, 12, 20, 32, 50), many=(200, 1_000), n_many=1_000, root="runs/studies"):
+    """Distance and labels right against network evaluations, labels asked for without guidance; one curve a sampler."""
+    model, record = score_model(lab)
+    n_few, n_many = lab.most, min(n_many, lab.most)
+    curves = {}
+    for name, sampler in SAMPLERS.items():
+        for evaluations in (*few, *many):
+            n = n_few if evaluations in few else n_many
+            labels = torch.arange(10, device=lab.device).repeat(n // 10)
+
+            def judged(sampler=sampler, evaluations=evaluations, labels=labels):
+                options = {"guidance": 1, "generator": helpers.seed_everything(seed, lab.device)}
+                images = in_batches(lambda part: sampler(model, part, evaluations, **options), labels)
+                right = evaluation.accuracy(lab.classifier, images, labels)
+                return {**lab.judge(images), "labels_right": right, "n": len(images)}
+
+            key = f"{record['digest']} {name} {evaluations} {n} {seed}"
+            point = remembered(Path(root) / "samplers.json", key, judged)
+            curves.setdefault(name, {})[str(evaluations)] = point
+            print(f"{name}, {evaluations} evaluations: {point['frechet_distance']:.1f}, "
+                  f"{point['labels_right']:.1%} right (n = {n:,})", flush=True)  # fmt: skip
+    return {"seed": seed, "training": helpers.provenance(record), "n_few": n_few, "n_many": n_many, "curves": curves,
+            "floor": {"few": lab.floor(n_few), "many": lab.floor(n_many)}}  # fmt: skip
+
+
+def guidance(lab, seed=7, n=2_000, weights=(0.0, 0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0), levels=12):
+    """What the weight of guidance does: labels right, precision, recall and distance, by DPM-Solver++."""
+    model, record = score_model(lab)
+    labels = torch.arange(10, device=lab.device).repeat(min(n, lab.most) // 10)
+    sigmas, found = samplers.karras_sigmas(levels=levels), {}
+    for weight in weights:
+        options = {"guidance": weight, "generator": helpers.seed_everything(seed, lab.device)}
+        images = in_batches(lambda part: samplers.dpm_solver(model, part, sigmas, **options), labels)  # noqa: B023
+        found[str(weight)] = {**lab.judge(images), "labels_right": evaluation.accuracy(lab.classifier, images, labels)}
+        print(f"guidance {weight}: {evaluation.judgement_line(found[str(weight)])}", flush=True)
+    return {"seed": seed, "n": len(labels), "levels": levels, "training": helpers.provenance(record), "weights": found,
+            "floor": lab.floor(len(labels))}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------- noise scales
+
+
+def noise_scale_variants(widest):
+    """{name: options of annealed Langevin dynamics}, the first the notebook's; `widest` is the digits' largest distance."""
+    geometric, rule = helpers.geometric_sigmas, samplers.level_ratio(784)
+    by_the_rule = round(samplers.number_of_levels(10.0, 0.01, rule))
+    return {
+        "the notebook's: 10 to 0.01, 30 levels of 8": {"sigmas": geometric(), "steps": 8},
+        "from 1": {"sigmas": geometric(first=1.0), "steps": 8},
+        "from 5": {"sigmas": geometric(first=5.0), "steps": 8},
+        f"from {widest:.1f}, the largest distance": {"sigmas": geometric(first=widest), "steps": 8},
+        "10 levels of 24": {"sigmas": geometric(levels=10), "steps": 24},
+        f"{by_the_rule} levels of 3, by the rule": {"sigmas": geometric(levels=by_the_rule), "steps": 3},
+        "30 levels of 2": {"sigmas": geometric(), "steps": 2},
+        "30 levels of 20": {"sigmas": geometric(), "steps": 20},
+        "down to 0.05": {"sigmas": geometric(last=0.05), "steps": 8},
+        "no last denoising": {"sigmas": geometric(), "steps": 8, "denoise": False},
+        "no last denoising, down to 0.05": {"sigmas": geometric(last=0.05), "steps": 8, "denoise": False},
+    }
+
+
+@torch.no_grad()
+def loss_by_level(model, images, sigmas, generator):
+    """Per noise level: sigma^2 |score + z / sigma|^2 / D, and |sigma score|^2 / D, 1 less that for a perfect score."""
+    found = {}
+    for sigma in sigmas.tolist():
+        z = torch.randn(images.shape, device=images.device, generator=generator)
+        scaled = torch.cat([sigma * model(x, sigma) for x in (images + sigma * z).split(500)])
+        found[f"{sigma:.4g}"] = {"loss": (scaled + z).square().mean().item(), "size": scaled.square().mean().item()}
+    return found
+
+
+def noise_scales(lab, seed=7, n=1_000, root="runs/studies"):
+    """What the noise levels buy: distance, labels right and digit shares of annealed Langevin with other first and last
+    levels, numbers of levels and of steps; the loss and the size of the score level by level."""
+    model, record = score_model(lab)
+    widest = samplers.largest_distance(lab.digits.train_images)
+    labels, variants = torch.arange(10, device=lab.device).repeat(min(n, lab.most) // 10), {}
+    for name, options in noise_scale_variants(widest).items():
+
+        def judged(options=options):
+            options = {"guidance": 1, "generator": helpers.seed_everything(seed, lab.device), **options}
+            images = samplers.annealed_langevin_dynamics(model, labels, **options)
+            return {**lab.judge(images), "labels_right": evaluation.accuracy(lab.classifier, images, labels),
+                    "evaluations": len(options["sigmas"]) * options["steps"] + options.get("denoise", True)}  # fmt: skip
+
+        key = f"{record['digest']} {name} {len(labels)} {seed}"
+        variants[name] = remembered(Path(root) / "noise-scales.json", key, judged)
+        print(f"{name}: {evaluation.judgement_line(variants[name])}", flush=True)
+    generator = helpers.seed_everything(seed, lab.device)
+    levels = loss_by_level(model, lab.digits.test_images[:n], helpers.geometric_sigmas(20.0, 0.002, 30), generator)
+    ratio = samplers.level_ratio(784)
+    return {"seed": seed, "n": len(labels), "training": helpers.provenance(record), "largest_distance": widest,
+            "ratio_by_the_rule": ratio, "levels_by_the_rule": samplers.number_of_levels(widest, 0.01, ratio),
+            "variants": variants, "by_level": levels, "floor": lab.floor(len(labels))}  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------- inpainting
+
+
+def masks(generator, device):
+    """{name: which pixels are known, [1, 28, 28]}."""
+    lower, frame = torch.zeros(2, *helpers.IMAGE_SHAPE, dtype=torch.bool, device=device)
+    lower[:, 14:] = True
+    frame[:] = True
+    frame[:, 7:21, 7:21] = False
+    quarter = torch.rand(helpers.IMAGE_SHAPE, device=device, generator=generator) < 0.25
+    return {"upper half missing": lower, "centre missing": frame, "75 % of the pixels missing": quarter}
+
+
+def nearest_by_known(images, known, training_images):
+    """The memoriser's completion: missing pixels from the training image that is nearest in the known ones."""
+    nearest = torch.cdist((images * known).flatten(1), (training_images * known).flatten(1)).argmin(1)
+    return torch.where(known, images, training_images[nearest])
+
+
+def inpainting(lab, seed=7, n=200, draws=5, levels=30, steps=8):
+    """Completed test digits, no label given: PSNR on the missing pixels, whether the digit is read as what it was, and how
+    the draws differ; beside the mean of the training images and the nearest of them."""
+    model, record = score_model(lab)
+    generator = helpers.seed_everything(seed, lab.device)
+    clean, labels = lab.digits.test_images[: min(n, lab.most)], lab.digits.test_labels[: min(n, lab.most)]
+    sigmas, result = helpers.geometric_sigmas(levels=levels), {}
+    for name, known in masks(generator, lab.device).items():
+        options = {"steps": steps, "generator": generator}
+        drawn = torch.stack([samplers.inpaint(model, None, sigmas, clean, known, **options) for _ in range(draws)])
+        drawn = drawn.clamp(0, 1)
+        mean = lab.digits.train_images.mean(0, keepdim=True)
+        estimates = {"one sample": drawn[0], f"mean of {draws} samples": drawn.mean(0),
+                     "mean training image": torch.where(known, clean, mean),
+                     "nearest training image": nearest_by_known(clean, known, lab.digits.train_images)}  # fmt: skip
+        missing = ~known.expand_as(clean)
+        read = torch.stack([evaluation.features_and_probabilities(lab.classifier, x)[1].argmax(1) for x in drawn])
+        result[name] = {
+            "methods": {method: {"psnr": evaluation.psnr(x[missing], clean[missing]),
+                                 "read_as_it_was": evaluation.accuracy(lab.classifier, x, labels)}
+                        for method, x in estimates.items()},
+            "standard_deviation_of_a_missing_pixel": drawn.var(0)[missing].mean().sqrt().item(),
+            "digits_read_among_the_draws": sum((read == d).any(0).double().mean().item() for d in range(10)),
+        }  # fmt: skip
+        print(name, result[name]["methods"], flush=True)
+    return {"seed": seed, "n": len(clean), "draws": draws, "levels": levels, "steps": steps,
+            "training": helpers.provenance(record), "masks": result}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- the energy behind the score
+
+
+def work_along(score, points):
+    """-integral of the score along straight lines between `points` [P, B, ...], by the trapezoid rule: the energy
+    difference from the first to the last, [B]."""
+    slopes = torch.stack([score(x) for x in points]).flatten(2)
+    return -((slopes[1:] + slopes[:-1]) / 2 * (points[1:] - points[:-1]).flatten(2)).sum(2).sum(0)
+
+
+def straight(a, b, pieces):
+    share = torch.linspace(0, 1, pieces + 1, device=a.device).view(-1, *[1] * a.dim())
+    return (1 - share) * a + share * b
+
+
+@torch.no_grad()
+def energy_behind_the_score(lab, seed=7, n=500, sigmas=(0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0), pieces=40):
+    """Is the score the slope of an energy, and of the energy network's? The work around triangles of test digits over that
+    along their sides (0 for a slope); cosines, at noisy test digits, of the two fields with each other and the way back."""
+    score, record = score_model(lab)
+    energies = {name: helpers.load_pretrained(file, lab.device)[0]
+                for name, file in (("replay buffer", "EBM-BestPractice"), ("no buffer", "EBM"))}  # fmt: skip
+    generator = helpers.seed_everything(seed, lab.device)
+    clean = lab.digits.test_images[: min(n, lab.most // 3)]
+    cosine = torch.nn.functional.cosine_similarity
+
+    def mean_and_error(values):
+        return {"mean": values.double().mean().item(), "standard_error": (values.double().std() / len(values) ** 0.5).item()}
+
+    fields, loops = {}, {}
+    for sigma in sigmas:
+        z = torch.randn(clean.shape, device=lab.device, generator=generator)
+        noisy, back = clean + sigma * z, -z.flatten(1)
+        s = score(noisy, sigma).flatten(1)
+        found = {"score and the way back": cosine(s, back)}
+        for name, model in energies.items():
+            slope = -helpers.energy_gradient(model, noisy)(noisy).flatten(1)
+            found |= {f"{name}: slope and score": cosine(slope, s), f"{name}: slope and the way back": cosine(slope, back)}
+        fields[str(sigma)] = {key: mean_and_error(values) for key, values in found.items()}
+        corners = [x + sigma * torch.randn(x.shape, device=lab.device, generator=generator)
+                   for x in lab.digits.test_images[: 3 * len(clean)].chunk(3)]  # fmt: skip
+        sides = [work_along(lambda x, sigma=sigma: score(x, sigma), straight(a, b, pieces))
+                 for a, b in ((corners[0], corners[1]), (corners[1], corners[2]), (corners[2], corners[0]))]  # fmt: skip
+        around, along = torch.stack(sides).sum(0), torch.stack(sides).abs().sum(0)
+        loops[str(sigma)] = mean_and_error(around.abs() / along)
+        print(f"sigma {sigma}: {({k: round(v['mean'], 3) for k, v in fields[str(sigma)].items()})}; "
+              f"around a triangle {loops[str(sigma)]['mean']:.3f} of its sides", flush=True)  # fmt: skip
+    return {"seed": seed, "n": len(clean), "pieces": pieces, "training": helpers.provenance(record), "cosines": fields,
+            "work_around_over_work_along": loops}  # fmt: skip
+
+
+STUDIES = {"samplers": sampler_costs, "guidance": guidance, "noise-scales": noise_scales, "inpainting": inpainting,
+           "energy-behind-the-score": energy_behind_the_score}  # fmt: skip

@@ -1,0 +1,105 @@
+"""The score model's studies: their pieces against known answers, and each of them end to end on a few UCI digits."""
+
+import json
+import math
+
+import pytest
+import torch
+
+import helpers
+import score_studies
+import studies
+
+
+@pytest.fixture(scope="module")
+def lab():
+    patch = pytest.MonkeyPatch()
+    patch.setattr(helpers, "load_mnist", lambda *args, **kwargs: helpers.uci_digits())
+    yield studies.laboratory(most=20)
+    patch.undo()
+
+
+def finite(result):
+    values = [value for _, value in studies.leaves(json.loads(json.dumps(result)))]
+    return len(values) > 5 and all(math.isfinite(value) for value in values)
+
+
+@pytest.mark.parametrize("name", score_studies.SAMPLERS)
+def test_a_sampler_costs_what_it_says(name):
+    calls = []
+
+    def score(x, sigma, labels=None):
+        calls.append(sigma)
+        return -x / (1 + sigma**2)
+
+    for evaluations in (9, 21):
+        calls.clear()
+        x = score_studies.SAMPLERS[name](score, torch.zeros(2, dtype=torch.long), evaluations, guidance=1)
+        assert len(calls) == evaluations and x.shape == (2, *helpers.IMAGE_SHAPE)
+
+
+def test_sampler_costs_are_kept_and_finite(lab, tmp_path):
+    first = score_studies.sampler_costs(lab, few=(3,), many=(5,), n_many=10, root=tmp_path)
+    assert finite(first) and list(first["curves"]["Heun"]) == ["3", "5"]
+    kept = json.loads((tmp_path / "samplers.json").read_text())
+    assert len(kept) == 2 * len(score_studies.SAMPLERS)
+    assert score_studies.sampler_costs(lab, few=(3,), many=(5,), n_many=10, root=tmp_path) == first
+
+
+def test_remembered_calls_once(tmp_path):
+    calls = []
+    for _ in range(2):
+        assert score_studies.remembered(tmp_path / "a.json", "key", lambda: calls.append(1) or {"x": 1}) == {"x": 1}
+    assert len(calls) == 1
+
+
+def test_guidance_and_inpainting_are_judged(lab):
+    assert finite(score_studies.guidance(lab, n=20, weights=(0.0, 2.0), levels=3))
+    result = score_studies.inpainting(lab, n=4, draws=2, levels=3, steps=1)
+    assert finite(result) and len(result["masks"]) == 3
+
+
+def test_noise_scales_are_judged(lab, tmp_path, monkeypatch):
+    few = {"the notebook's": {"sigmas": helpers.geometric_sigmas(levels=3), "steps": 1}}
+    monkeypatch.setattr(score_studies, "noise_scale_variants", lambda widest: few)
+    result = score_studies.noise_scales(lab, n=10, root=tmp_path)
+    assert finite(result) and result["variants"]["the notebook's"]["evaluations"] == 4
+    assert result["ratio_by_the_rule"] == pytest.approx(1.0820, abs=5e-4)
+
+
+def test_loss_of_a_perfect_score_is_known(generator):
+    """Images from N(0, 1): E |sigma s + z|^2 / D = 1 / (1 + sigma^2), and E |sigma s|^2 / D is the rest of 1."""
+    images = torch.randn(200, *helpers.IMAGE_SHAPE, generator=generator)
+    found = score_studies.loss_by_level(lambda x, s: -x / (1 + s**2), images, torch.tensor([2.0, 0.5]), generator)
+    for sigma, level in found.items():
+        expected = 1 / (1 + float(sigma) ** 2)
+        assert level["loss"] == pytest.approx(expected, rel=0.02) and level["size"] == pytest.approx(1 - expected, rel=0.02)
+
+
+def test_work_of_a_gradient_is_the_energy_difference(generator):
+    """Of E = |x|^2 / 2 the work along a path is E at its end less E at its start, and around a loop it is zero."""
+    a, b, c = torch.randn(3, 4, *helpers.IMAGE_SHAPE, generator=generator)
+    paths = [score_studies.straight(p, q, 10) for p, q in ((a, b), (b, c), (c, a))]
+    work = [score_studies.work_along(lambda x: -x, path) for path in paths]
+    expected = (b.square() - a.square()).flatten(1).sum(1) / 2
+    assert torch.allclose(work[0], expected, rtol=1e-3, atol=0.05)
+    assert sum(work).abs().max() < 0.1
+    turning = score_studies.work_along(lambda x: x.flip(3) * torch.linspace(-1, 1, 28).sign(), paths[0])
+    assert turning.abs().max() > 1  # a field that turns has work that depends on the way
+
+
+def test_memorisers_completion_keeps_what_is_known(lab):
+    training = lab.digits.train_images[:50]
+    known = torch.rand(1, 28, 28) < 0.5
+    completed = score_studies.nearest_by_known(training[:5], known, training)
+    assert torch.equal(completed, training[:5])
+
+
+def test_energy_behind_the_score_is_measured(lab):
+    result = score_studies.energy_behind_the_score(lab, n=4, sigmas=(0.25,), pieces=3)
+    assert finite(result) and -1 <= result["cosines"]["0.25"]["score and the way back"]["mean"] <= 1
+
+
+def test_masks_hide_what_they_say(generator):
+    shares = [1 - mask.double().mean().item() for mask in score_studies.masks(generator, "cpu").values()]
+    assert shares == pytest.approx([0.5, 0.25, 0.75], abs=0.06)
