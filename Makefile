@@ -9,7 +9,7 @@ BIN = .venv/bin
 NOTEBOOKS = EBM EBM-BestPractice score-based-model
 EXECUTE = $(BIN)/papermill --no-progress-bar --log-output
 
-.PHONY: setup run demo publish evaluate stability ablation tutorial bench bench-quality tables test clean
+.PHONY: setup run demo publish evaluate stability ablation break-away tutorial bench bench-quality tables test clean
 
 setup: .venv/installed
 
@@ -35,7 +35,7 @@ publish: setup
 	$(BIN)/python tools/shrink_notebooks.py $(NOTEBOOKS:%=%.ipynb)
 
 # Measures the committed weights anew, says how far each number lies from the committed one, re-executes the notebooks that
-# plot from the results, and writes README's tables. `make stability`, `ablation` and `tutorial` are studies that train.
+# plot from the results, and writes README's tables. `make stability`, `ablation`, `break-away` and `tutorial` are studies that train.
 evaluate: setup
 	rm -rf runs/committed && mkdir -p runs/committed && (git archive HEAD assets/results || tar -c assets/results) | tar -x -C runs/committed
 	$(BIN)/python studies.py
@@ -43,7 +43,7 @@ evaluate: setup
 	$(BIN)/python tables.py
 	$(BIN)/python studies.py --against runs/committed/assets/results
 
-stability ablation tutorial: setup
+stability ablation break-away tutorial: setup
 	$(BIN)/python studies.py $@
 
 # Speed against the peers, side by side (a few minutes).

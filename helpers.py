@@ -483,18 +483,20 @@ def langevin_dynamics(model, samples, steps=500, step_size=2.5, noise=0.005, cli
 # ----------------------------------------------------------------------------------------------------------- losses
 
 
-def contrastive_divergence_loss(model, data, samples, regularisation=0.1):
+def contrastive_divergence_loss(model, data, samples, regularisation=0.1, regularise_samples=True):
     """E(data) - E(samples), whose gradient is that of the negative log-likelihood (Hinton 2002), plus
     regularisation (E(data)^2 + E(samples)^2), which keeps energies near zero (Du & Mordatch 2019, section 3.3).
 
-    Returns (loss, mean energy of the data, mean energy of the samples). ValueError for wrong shapes or dtypes.
+    The square of E(samples) takes away the push on a sample of energy 1 / (2 regularisation): without it
+    (`regularise_samples`) a chain that is caught on high ground goes on being pushed off. Returns (loss, mean energy of
+    the data, mean energy of the samples). ValueError for wrong shapes or dtypes.
     """
     check_images(data)
     check_images(samples)
     energy = model(torch.cat([data, samples]))
     e_data, e_samples = energy[: len(data)], energy[len(data) :]
-    loss = e_data.mean() - e_samples.mean()
-    loss = loss + regularisation * (e_data.square().mean() + e_samples.square().mean())
+    square = e_data.square().mean() + (e_samples.square().mean() if regularise_samples else 0.0)
+    loss = e_data.mean() - e_samples.mean() + regularisation * square
     return loss, e_data.mean().detach(), e_samples.mean().detach()
 
 

@@ -46,6 +46,7 @@ class Recipe(NamedTuple):
     old_redraw: float | tuple = (0.05, 0.001)
     old_share: float = 0.0  # of a batch; 0: one buffer
     regularisation: float = 0.1
+    regularise_samples: bool = True
 
     @property
     def chain(self):
@@ -99,7 +100,8 @@ def energy_updates(recipe, digits, path, seed):
         parts = x_minus.split([share for _, share in buffers.values()]) if buffers else ()
         for (buffer, _), part in zip(buffers.values(), parts, strict=True):
             buffer.write_back(part)
-        loss, e_plus, e_minus = helpers.contrastive_divergence_loss(model, x_plus, x_minus, recipe.regularisation)
+        loss, e_plus, e_minus = helpers.contrastive_divergence_loss(
+            model, x_plus, x_minus, recipe.regularisation, recipe.regularise_samples)  # fmt: skip
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
@@ -214,20 +216,21 @@ def stability(lab, updates=1_200, n=1_000, seeds=range(1, 6), root="runs/studies
 
 # EBM-BestPractice.ipynb's `quick` with half the width, and what is changed in it, one thing at a time; the number of updates
 # follows from equal gradient evaluations of an image.
-SMALLER = Recipe(width=16, batch_size=64)
+SMALLER = Recipe(width=16, batch_size=64, old_share=0.25, regularise_samples=False)
 ABLATION = {
     "the recipe": {},
     "no buffer": {"buffer_size": 0},
     "never re-drawn": {"redraw": 0.0},
-    "a quarter old chains": {"old_share": 0.25},
+    "no old chains": {"old_share": 0.0},
     "batches of 128": {"batch_size": 128},
     "10 steps an update": {"langevin_steps": 10},
     "40 steps an update": {"langevin_steps": 40},
     "no data noise": {"data_noise": 0.0},
     "twice the noise": {"chain_noise": 0.01, "data_noise": 0.03},
-    "falling learning rate": {"fall": 0.8},
+    "falling learning rate": {"fall": 0.5},
     "no averaged weights": {"ema_decay": 0.0},
-    "no energy regularisation": {"regularisation": 0.0},
+    "energy squared of samples too": {"regularise_samples": True},
+    "no energy squared at all": {"regularisation": 0.0},
 }
 
 
@@ -236,7 +239,7 @@ def ablation_run(arguments):
     recipe = SMALLER._replace(**ABLATION[name])
     recipe = recipe._replace(updates=evaluations // (recipe.langevin_steps * recipe.batch_size))
     path = Path(root) / f"{name.replace(' ', '-')}-{seed}.pt"
-    history, judged, minutes = train_and_judge(recipe, seed, n, [60, 200, 500, 2_000], path)
+    history, judged, minutes = train_and_judge(recipe, seed, n, [60, 200, 500, 1_000], path)
     return {"name": name, "seed": seed, "updates": recipe.updates, "training_minutes": minutes,
             "diverged": gap_statistics(history)["diverged"], "chains": judged}  # fmt: skip
 
@@ -247,6 +250,36 @@ def ablation(lab, evaluations=1_280_000, n=500, seeds=(1, 2), root="runs/studies
     return {"n": n, "gradient_evaluations": evaluations, "width": SMALLER.width, "floor": lab.floor(n),
             "changed": {name: {key: str(value) for key, value in change.items()} for name, change in ABLATION.items()},
             "runs": results}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------- break-away
+
+BEST = Recipe(updates=14_000, batch_size=64, fall=0.5, ema_decay=0.998, old_share=0.25, regularise_samples=False)
+
+
+def break_away(lab, updates=6_000, n=64, seed=1, root="runs/studies"):
+    """EBM-BestPractice.ipynb's run with the squared energy of the samples put back, beside the committed one (whose learning
+    rate is the same constant so far): the energy gap, and where chains from noise go in both."""
+    recipe = BEST._replace(updates=updates, fall=0.0, regularise_samples=True)
+    path = Path(root) / "break-away.pt"
+    _, history = train_energy(recipe, lab.digits, path, seed)
+    model = helpers.EnergyNetwork(recipe.width).to(lab.device)
+    model.load_state_dict(helpers.load_checkpoint(path, "run", lab.device)["state"]["model"])
+    committed, record = helpers.load_pretrained("EBM-BestPractice", lab.device)
+    sides = {"samples' energy squared too": (model, history), "data's energy squared alone": (committed, record["history"])}
+    window, steps = max(updates // 120, 1), [0, 5, 20, 100]
+    report = {"seed": seed, "n": n, "updates": updates, "window": window, "regularisation": recipe.regularisation,
+              "gap": {}, "from_noise": {}}  # fmt: skip
+    for name, (energy, curves) in sides.items():
+        gap = (curves["e_minus"] - curves["e_plus"])[:updates]
+        report["gap"][name] = running_mean(gap, window)[::window].tolist()
+        generator = helpers.seed_everything(seed, lab.device)
+        start = torch.rand(n, *helpers.IMAGE_SHAPE, device=lab.device, generator=generator)
+        _, frames = helpers.langevin_dynamics(energy, start, steps[-1], **recipe.chain, snapshots=steps, generator=generator)
+        report["from_noise"][name] = {
+            str(k): {"energy": energy(x).detach().mean().item(), "mean_pixel": x.mean().item()}
+            for k, x in zip(steps, frames, strict=True)}  # fmt: skip
+    return report
 
 
 # ---------------------------------------------------------------------------------------------------------- laboratory
@@ -665,7 +698,7 @@ def out_of_distribution(lab, seed=7, n=1_000):
 
 STUDIES = {"floors": floors, "chains": chains, "score-samples": score_samples,
            "denoising": denoising, "posterior": posterior, "out-of-distribution": out_of_distribution}  # fmt: skip
-TRAINING = {"stability": stability, "ablation": ablation, "tutorial": tutorial}
+TRAINING = {"stability": stability, "ablation": ablation, "break-away": break_away, "tutorial": tutorial}
 
 
 def leaves(value, path=""):

@@ -51,6 +51,21 @@ def test_contrastive_divergence_is_the_difference_plus_penalty():
     loss, e_data, e_samples = helpers.contrastive_divergence_loss(energy, data, samples, regularisation=0.1)
     assert e_data.item() == pytest.approx(0.5) and e_samples.item() == pytest.approx(1.0)
     assert loss.item() == pytest.approx(0.5 - 1.0 + 0.1 * (0.5 + 1.0), abs=1e-5)
+    loss, _, _ = helpers.contrastive_divergence_loss(energy, data, samples, 0.1, regularise_samples=False)
+    assert loss.item() == pytest.approx(0.5 - 1.0 + 0.1 * 0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize(("regularise_samples", "push"), [(True, 0.0), (False, -1.0)])
+def test_squared_energies_of_samples_take_away_the_push_on_samples_of_energy_five(regularise_samples, push):
+    height = torch.tensor(5.0, requires_grad=True)  # 1 / (2 * 0.1): the energy of every sample, data being at zero
+
+    def energy(x):
+        return height * x.flatten(1).amax(1)
+
+    data, samples = torch.zeros(4, 1, 28, 28), torch.ones(4, 1, 28, 28)
+    loss, _, _ = helpers.contrastive_divergence_loss(energy, data, samples, 0.1, regularise_samples)
+    loss.backward()
+    assert height.grad.item() == pytest.approx(push, abs=1e-6)
 
 
 def test_contrastive_divergence_gradient_vanishes_where_samples_are_data(generator):

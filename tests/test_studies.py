@@ -158,8 +158,17 @@ def test_ablation_changes_one_thing_at_equal_cost(lab, tmp_path, one_process, mo
     report = studies.ablation(lab, evaluations=5_120, n=4, seeds=(1,), root=tmp_path)
     assert [(run["name"], run["updates"]) for run in report["runs"]] == list(zip(names, (4, 4, 2, 2), strict=True))
     assert report["changed"]["no buffer"] == {"buffer_size": "0"}
-    distances = [run["chains"]["2000"]["frechet_distance"] for run in report["runs"]]
+    distances = [run["chains"]["1000"]["frechet_distance"] for run in report["runs"]]
     assert np.isfinite(distances).all() and len(set(distances)) == 4
+
+
+def test_break_away_shows_both_runs_and_where_their_chains_go(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "BEST", studies.SMALLER._replace(width=8, batch_size=8, buffer_size=50, old_size=20))
+    report = studies.break_away(lab, updates=4, n=8, root=tmp_path)
+    assert len(report["gap"]["samples' energy squared too"]) == 4 // report["window"]
+    for steps in report["from_noise"].values():
+        assert list(steps) == ["0", "5", "20", "100"] and 0.45 < steps["0"]["mean_pixel"] < 0.55
+    assert numbers_are_finite(report)
 
 
 def test_gap_statistics_of_known_series():
