@@ -226,7 +226,7 @@ def time_to_quality_table(result, floors):
     yield (f"**Time to quality.** Fréchet distance (n = {result['n']:,}, floor {floor['mean']:.1f} ± {floor['std']:.1f}) of "
            "fresh chains after so many minutes of training, the best of 60, 200 and 500 steps; the clock stands still while "
            f"samples are judged ({measured_on(result)}). The tutorial settings' best, {found['reference_best']:.0f}, took "
-           f"{found['reference_minutes']:.0f} minutes; the replay buffer's recipe {ours}.")  # fmt: skip
+           f"{found['reference_minutes']:.0f} minutes; one buffer with the baseline's settings {ours}.")  # fmt: skip
     minutes = sorted({round(point["minutes"], 1) for points in result["runs"].values() for point in points})
     rows = []
     for name, points in result["runs"].items():
