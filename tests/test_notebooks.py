@@ -128,7 +128,8 @@ def test_colab_without_the_modules_gets_told_what_to_do(path, tmp_path, monkeypa
         exec(setup, {})
 
 
-OURS = {"EBM": {"buffer_size": 0}, "EBM-BestPractice": {"buffer_size": 200, "old_share": 0.25, "regularise_samples": False}}
+OURS = {"EBM": {"buffer_size": 0}, "EBM-BestPractice": {
+    "buffer_size": 200, "old_share": 0.25, "regularise_samples": False, "ema_decay": 0.998}}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OURS)
