@@ -3,10 +3,14 @@
 The long ones keep each finished part in runs/studies/, and go on from there when they are run again.
 """
 
+import io
 import json
+import math
 from pathlib import Path
 
 import torch
+from PIL import Image
+from torch import nn
 
 import evaluation
 import helpers
@@ -29,6 +33,11 @@ def remembered(path, key, function):
 def score_model(lab):
     """(the committed score model, its record)."""
     return helpers.load_pretrained("score-based-model", lab.device)
+
+
+def mean_and_error(values):
+    values = torch.as_tensor(values).double()
+    return {"mean": values.mean().item(), "standard_error": (values.std() / len(values) ** 0.5).item()}
 
 
 def in_batches(sampler, labels, size=1_000):
@@ -65,13 +74,17 @@ SAMPLERS = {
 }
 
 
-def sampler_costs(lab, seed=7, few=(8, 12, 20, 32, 50), many=(200, 1_000), n_many=1_000, root="runs/studies"):
-    """Distance and labels right against network evaluations, labels asked for without guidance; one curve a sampler."""
+NOISY = ("annealed Langevin", "predictor-corrector")  # those that many evaluations are for
+
+
+def sampler_costs(lab, seed=7, few=(8, 12, 20, 32, 50), n_few=1_000, many=(200, 1_000), n_many=500, root="runs/studies"):
+    """Distance and labels right against network evaluations, labels asked for without guidance; one curve a sampler. Where
+    evaluations are few, the first `n_many` images are judged by themselves too, to be held against those of many."""
     model, record = score_model(lab)
-    n_few, n_many = lab.most, min(n_many, lab.most)
+    n_few, n_many = min(n_few, lab.most), min(n_many, lab.most)
     curves = {}
     for name, sampler in SAMPLERS.items():
-        for evaluations in (*few, *many):
+        for evaluations in few + (many if name in NOISY else ()):
             n = n_few if evaluations in few else n_many
             labels = torch.arange(10, device=lab.device).repeat(n // 10)
 
@@ -79,7 +92,7 @@ def sampler_costs(lab, seed=7, few=(8, 12, 20, 32, 50), many=(200, 1_000), n_man
                 options = {"guidance": 1, "generator": helpers.seed_everything(seed, lab.device)}
                 images = in_batches(lambda part: sampler(model, part, evaluations, **options), labels)
                 right = evaluation.accuracy(lab.classifier, images, labels)
-                return {**lab.judge(images), "labels_right": right, "n": len(images)}
+                return {**lab.judge(images), "labels_right": right, "n": len(images), "first": lab.judge(images[:n_many])}
 
             key = f"{record['digest']} {name} {evaluations} {n} {seed}"
             point = remembered(Path(root) / "samplers.json", key, judged)
@@ -137,7 +150,7 @@ def loss_by_level(model, images, sigmas, generator):
     return found
 
 
-def noise_scales(lab, seed=7, n=1_000, root="runs/studies"):
+def noise_scales(lab, seed=7, n=300, root="runs/studies"):
     """What the noise levels buy: distance, labels right and digit shares of annealed Langevin with other first and last
     levels, numbers of levels and of steps; the loss and the size of the score level by level."""
     model, record = score_model(lab)
@@ -181,7 +194,7 @@ def nearest_by_known(images, known, training_images):
     return torch.where(known, images, training_images[nearest])
 
 
-def inpainting(lab, seed=7, n=200, draws=5, levels=30, steps=8):
+def inpainting(lab, seed=7, n=100, draws=4, levels=30, steps=8):
     """Completed test digits, no label given: PSNR on the missing pixels, whether the digit is read as what it was, and how
     the draws differ; beside the mean of the training images and the nearest of them."""
     model, record = score_model(lab)
@@ -213,11 +226,12 @@ def inpainting(lab, seed=7, n=200, draws=5, levels=30, steps=8):
 # ------------------------------------------------------------------------------------------- the energy behind the score
 
 
-def work_along(score, points):
-    """-integral of the score along straight lines between `points` [P, B, ...], by the trapezoid rule: the energy
-    difference from the first to the last, [B]."""
+def energy_along(score, points):
+    """-integral of the score along straight lines through `points` [P, B, ...], by the trapezoid rule: the energy at each
+    less that at the first, [P, B]."""
     slopes = torch.stack([score(x) for x in points]).flatten(2)
-    return -((slopes[1:] + slopes[:-1]) / 2 * (points[1:] - points[:-1]).flatten(2)).sum(2).sum(0)
+    pieces = -((slopes[1:] + slopes[:-1]) / 2 * (points[1:] - points[:-1]).flatten(2)).sum(2)
+    return torch.cat([torch.zeros_like(pieces[:1]), pieces.cumsum(0)])
 
 
 def straight(a, b, pieces):
@@ -226,9 +240,10 @@ def straight(a, b, pieces):
 
 
 @torch.no_grad()
-def energy_behind_the_score(lab, seed=7, n=500, sigmas=(0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0), pieces=40):
+def energy_behind_the_score(lab, seed=7, n=100, sigmas=(0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0), pieces=40):
     """Is the score the slope of an energy, and of the energy network's? The work around triangles of test digits over that
-    along their sides (0 for a slope); cosines, at noisy test digits, of the two fields with each other and the way back."""
+    along their sides (0 for a slope); the energy on the way from a digit to another; cosines, at noisy test digits, of the
+    two fields with each other and with the way back."""
     score, record = score_model(lab)
     energies = {name: helpers.load_pretrained(file, lab.device)[0]
                 for name, file in (("replay buffer", "EBM-BestPractice"), ("no buffer", "EBM"))}  # fmt: skip
@@ -236,30 +251,140 @@ def energy_behind_the_score(lab, seed=7, n=500, sigmas=(0.015, 0.03, 0.06, 0.12,
     clean = lab.digits.test_images[: min(n, lab.most // 3)]
     cosine = torch.nn.functional.cosine_similarity
 
-    def mean_and_error(values):
-        return {"mean": values.double().mean().item(), "standard_error": (values.double().std() / len(values) ** 0.5).item()}
-
-    fields, loops = {}, {}
+    fields, loops, profiles, barriers = {}, {}, {}, {}
     for sigma in sigmas:
         z = torch.randn(clean.shape, device=lab.device, generator=generator)
         noisy, back = clean + sigma * z, -z.flatten(1)
         s = score(noisy, sigma).flatten(1)
         found = {"score and the way back": cosine(s, back)}
+        clamped = noisy.clamp(0, 1)  # all that the energies' own chains ever see
         for name, model in energies.items():
-            slope = -helpers.energy_gradient(model, noisy)(noisy).flatten(1)
-            found |= {f"{name}: slope and score": cosine(slope, s), f"{name}: slope and the way back": cosine(slope, back)}
+            slope = helpers.energy_gradient(model, noisy)
+            found |= {f"{name}: slope and score": cosine(-slope(noisy).flatten(1), s),
+                      f"{name}: slope and the way back, pixels clamped":
+                      cosine(-slope(clamped).flatten(1), (clean - clamped).flatten(1))}  # fmt: skip
         fields[str(sigma)] = {key: mean_and_error(values) for key, values in found.items()}
-        corners = [x + sigma * torch.randn(x.shape, device=lab.device, generator=generator)
-                   for x in lab.digits.test_images[: 3 * len(clean)].chunk(3)]  # fmt: skip
-        sides = [work_along(lambda x, sigma=sigma: score(x, sigma), straight(a, b, pieces))
-                 for a, b in ((corners[0], corners[1]), (corners[1], corners[2]), (corners[2], corners[0]))]  # fmt: skip
-        around, along = torch.stack(sides).sum(0), torch.stack(sides).abs().sum(0)
+        corners = [x + sigma * z for x in lab.digits.test_images[: 3 * len(clean)].chunk(3)]  # the same noise at all three
+        ways = [energy_along(lambda x, sigma=sigma: score(x, sigma), straight(corners[i], corners[(i + 1) % 3], pieces))
+                for i in range(3)]  # fmt: skip
+        around, along = sum(way[-1] for way in ways), sum(way[-1].abs() for way in ways)
         loops[str(sigma)] = mean_and_error(around.abs() / along)
-        print(f"sigma {sigma}: {({k: round(v['mean'], 3) for k, v in fields[str(sigma)].items()})}; "
-              f"around a triangle {loops[str(sigma)]['mean']:.3f} of its sides", flush=True)  # fmt: skip
+        profiles[str(sigma)] = ways[0].mean(1).tolist()
+        barriers[str(sigma)] = mean_and_error(ways[0].amax(0) - ways[0][-1].clamp(min=0))
+        print(f"sigma {sigma}: {({k: round(v['mean'], 3) for k, v in fields[str(sigma)].items()})}; around a triangle "
+              f"{loops[str(sigma)]['mean']:.3f}; barrier {barriers[str(sigma)]['mean']:.1f}", flush=True)  # fmt: skip
+    a, b, _ = lab.digits.test_images[: 3 * len(clean)].chunk(3)
+    for name, model in energies.items():
+        way = torch.stack([model(x) for x in straight(a, b, pieces)])
+        profiles[name] = (way - way[0]).mean(1).tolist()
     return {"seed": seed, "n": len(clean), "pieces": pieces, "training": helpers.provenance(record), "cosines": fields,
-            "work_around_over_work_along": loops}  # fmt: skip
+            "work_around_over_work_along": loops, "energy_on_the_way": profiles, "barrier_nats": barriers}  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- likelihood
+
+
+class LikelihoodNetwork(helpers.ScoreNetwork):
+    """A score network that sees a 256th of the grey scale: its input comes with waves of each pixel too (Kingma et al.
+    2021), each fading as its mean under noise does: E sin(w (x + sigma z)) = exp(-(w sigma)^2 / 2) sin(w x)."""
+
+    def __init__(self, width=32, embedding=128, frequencies=(16, 64, 128, 256)):
+        super().__init__(width, embedding)
+        self.register_buffer("fine", 2 * math.pi * torch.tensor(frequencies, dtype=torch.float32).view(1, -1, 1, 1))
+        self.stem = nn.Conv2d(4 * (1 + 2 * len(frequencies)), width, 3, padding=1)
+
+    def unet(self, x, log_sigma, labels):
+        sigma = log_sigma.exp().view(-1, 1, 1, 1)
+        angles = self.fine * (x * torch.sqrt(sigma**2 + helpers.PIXEL_STD**2) + helpers.PIXEL_MEAN)
+        fade = torch.exp(-((self.fine * sigma) ** 2) / 2)
+        return super().unet(torch.cat([x, fade * angles.sin(), fade * angles.cos()], dim=1), log_sigma, labels)
+
+
+def dequantised(images, generator):
+    """Images of 256 grey values, spread evenly over the 256 cells of [0, 1]: (k + u) / 256."""
+    return ((images * 255).round() + torch.rand(images.shape, device=images.device, generator=generator)) / 256
+
+
+def every_level(n, generator, low=0.001, high=20.0, device="cpu"):
+    """n noise levels, one in each nth of the logarithmic scale."""
+    share = (torch.arange(n, device=device) + torch.rand(n, device=device, generator=generator)) / n
+    return low * (high / low) ** share
+
+
+def train_likelihood(lab, seed, updates, path, batch_size=128, learning_rate=2e-3, width=32):
+    """The network whose likelihood is measured, averaged over its updates, without labels: levels log-uniform and lambda =
+    sigma^2, the weighting whose loss bounds the likelihood (Song, Durkan, Murray & Ermon 2021, theorem 1)."""
+    generator = helpers.seed_everything(seed, lab.device)
+    model = LikelihoodNetwork(width).to(lab.device)
+    ema = helpers.ema_of(model, 0.999)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+    batches = helpers.minibatches(lab.digits.train_images, lab.digits.train_labels, batch_size, generator)
+    settings = {"seed": seed, "updates": updates, "batch_size": batch_size, "learning_rate": learning_rate, "width": width}
+    state = {"model": model, "ema": ema, "optimizer": optimizer, "generator": generator}
+    history = {"loss": []}
+    for update in helpers.training_steps(updates, path, settings, history, state):
+        helpers.set_learning_rate(optimizer, learning_rate, update, updates)
+        x = dequantised(next(batches)[0], generator)
+        sigma = every_level(batch_size, generator, device=lab.device)
+        loss = helpers.denoising_score_matching_loss(model, x, sigma, generator=generator)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        ema.update_parameters(model)
+        history["loss"].append(loss.detach())
+    return ema.module
+
+
+def bits_of_png(images):
+    """Bits a pixel that PNG takes for each image, headers included."""
+    bits = []
+    for image in (images * 255).round().byte().squeeze(1).cpu().numpy():
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG", optimize=True)
+        bits.append(8 * file.tell() / image.size)
+    return bits
+
+
+def bits_of_independent_pixels(train_images, images):
+    """Bits a pixel if each pixel were drawn by itself, from the training images' counts and one of each grey value more."""
+    counts = torch.ones(784, 256, dtype=torch.float64)
+    levels = (train_images * 255).round().long().flatten(1).cpu()
+    counts.scatter_add_(1, levels.T, torch.ones(levels.T.shape, dtype=torch.float64))
+    bits = -(counts / counts.sum(1, keepdim=True)).log2()
+    return bits.gather(1, (images * 255).round().long().flatten(1).cpu().T).mean(0).tolist()
+
+
+def likelihood(lab, seed=7, updates=6_000, levels=30, n_fine=200, levels_fine=160, width=32, root="runs/studies"):
+    """Bits a dimension of the test digits, uniformly dequantised, by the probability-flow ODE of a network of its own."""
+    model = train_likelihood(lab, seed, updates, Path(root) / "likelihood.pt", width=width)
+    images = lab.digits.test_images[: lab.most]
+    x = dequantised(images, helpers.seed_everything(seed, lab.device))
+
+    def bits(x, levels, seed):
+        """Of each image; the signs of Hutchinson's estimate by `seed`."""
+        generator = helpers.seed_everything(seed, lab.device)
+        sigmas = samplers.geometric_sigmas(20.0, 0.001, levels)
+        return samplers.bits_per_dimension(samplers.log_likelihood(model, x, sigmas=sigmas, generator=generator)).tolist()
+
+    found = []
+    for i, part in enumerate(x.split(500)):
+        key = f"{width} {updates} {levels} {len(x)} {seed} {i}"
+        found += remembered(Path(root) / "likelihood.json", key, lambda: bits(part, levels, seed + i))  # noqa: B023
+        print(f"{len(found):,} images: {mean_and_error(found)}", flush=True)
+    fine, coarse = (torch.tensor(bits(x[:n_fine], k, seed)) for k in (levels_fine, levels))
+    result = {"score model": found, "independent pixels": bits_of_independent_pixels(lab.digits.train_images, images),
+              "PNG": bits_of_png(images)}  # fmt: skip
+    digit, edges = lab.digits.test_labels[: len(x)].cpu(), torch.linspace(-1, 5, 121)
+    return {"seed": seed, "n": len(x), "updates": updates, "levels": levels, "probes": 1,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "bits_per_dimension": {name: mean_and_error(b) for name, b in result.items()},
+            "by_digit": {str(d): torch.tensor(found)[digit == d].mean().item() for d in digit.unique().tolist()},
+            "histogram": {"edges": edges.tolist(),
+                          **{name: torch.histogram(torch.tensor(b), edges.to(torch.tensor(b)))[0].long().tolist()
+                             for name, b in result.items()}},
+            "coarse_less_fine": {"n": len(fine), "levels": levels_fine, **mean_and_error(coarse - fine)}}  # fmt: skip
 
 
 STUDIES = {"samplers": sampler_costs, "guidance": guidance, "noise-scales": noise_scales, "inpainting": inpainting,
-           "energy-behind-the-score": energy_behind_the_score}  # fmt: skip
+           "energy-behind-the-score": energy_behind_the_score, "likelihood": likelihood}  # fmt: skip

@@ -235,6 +235,87 @@ def time_to_quality_table(result, floors):
     yield markdown_table(["minutes", *(f"{m:g}" for m in minutes)], rows)
 
 
+def sampler_table(result):
+    """Distance of each sampler against evaluations, at both numbers of samples."""
+    floor = {kind: judged["frechet_distance"] for kind, judged in result["floor"].items()}
+    columns = sorted({int(k) for curve in result["curves"].values() for k in curve})
+    rows = []
+    for name, curve in result["curves"].items():
+        cells = []
+        for k in columns:
+            point = curve.get(str(k))
+            same = point and point["n"] == result["n_many"]
+            cells.append("" if not point else f"{point['first']['frechet_distance']:.1f}" if same else
+                         f"{point['frechet_distance']:.1f} ({point['first']['frechet_distance']:.1f}), "
+                         f"{point['labels_right']:.0%}")  # fmt: skip
+        rows.append([name, *cells])
+    yield (f"**Samplers of the score against their cost.** Fréchet distance of n = {result['n_few']:,} samples, in "
+           "brackets and "
+           f"beyond {max(k for k in columns if k <= 50)} evaluations of n = {result['n_many']:,}, and share of "
+           "labels right, without guidance, by network "
+           f"evaluations an image. Real training images: {floor['few']:.1f} ({floor['many']:.1f}) ({measured_on(result)}).")
+    yield markdown_table(["sampler", *(f"{k:,}" for k in columns)], rows)
+
+
+def noise_scales_table(result):
+    floor = result["floor"]["frechet_distance"]
+    rows = [[name, judged["evaluations"], f"{judged['frechet_distance']:.1f}", f"{judged['labels_right']:.1%}",
+             f"{judged['rarest_digit']:.1%} to {judged['commonest_digit']:.1%}"]
+            for name, judged in result["variants"].items()]  # fmt: skip
+    yield (f"**Noise levels.** Annealed Langevin without guidance, n = {result['n']:,} samples asked for in equal "
+           "shares; real "
+           f"training images: {floor:.1f}. Largest distance between two training digits: "
+           f"{result['largest_distance']:.2f}; ratio "
+           f"of levels by the rule: {result['ratio_by_the_rule']:.4f} ({measured_on(result)}).")  # fmt: skip
+    yield markdown_table(["levels", "evaluations", "Fréchet distance", "labels right", "share of a digit"], rows)
+
+
+def inpainting_table(result):
+    rows = []
+    for mask, found in result["masks"].items():
+        for method, value in found["methods"].items():
+            rows.append([mask, method, f"{value['psnr']:.1f}", f"{value['read_as_it_was']:.0%}",
+                         f"{found['digits_read_among_the_draws']:.2f}" if method == "one sample" else ""])  # fmt: skip
+    yield (f"**Completing digits.** {result['n']:,} test digits, {result['draws']} completions each without labels, "
+           f"{result['levels']} levels of {result['steps']} steps; PSNR (dB) on the missing pixels; how often the "
+           "classifier reads what "
+           f"the digit was; how many different digits it reads among the completions ({measured_on(result)}).")  # fmt: skip
+    yield markdown_table(["missing", "completion", "PSNR", "read as it was", "digits read"], rows)
+
+
+def likelihood_table(result):
+    rows = [[name, f"{bits['mean']:.3f} ± {bits['standard_error']:.3f}"]
+            for name, bits in result["bits_per_dimension"].items()]  # fmt: skip
+    gap = result["coarse_less_fine"]
+    yield (f"**Likelihood.** Bits a pixel of {result['n']:,} test digits, mean ± standard error, uniformly dequantised: the "
+           f"probability-flow ODE of a network of {result['parameters']:,} parameters trained for it "
+           f"({result['updates']:,} updates), Heun's "
+           f"method in {result['levels']} levels from 20 to 0.001, Hutchinson's estimate with {result['probes']} probe; "
+           f"{gap['levels']} levels instead change it by {-gap['mean']:+.3f} ± {gap['standard_error']:.3f} (n = "
+           f"{gap['n']}). Beside "
+           "it, pixels drawn independently of each other from training counts, and PNG files, headers included "
+           f"({measured_on(result)}).")  # fmt: skip
+    yield markdown_table(["model", "bits a pixel"], rows)
+
+
+def energy_behind_table(result):
+    names = list(next(iter(result["cosines"].values())))
+    rows = [[f"σ = {sigma}", *(f"{level[name]['mean']:.2f}" for name in names),
+             f"{result['work_around_over_work_along'][sigma]['mean']:.4f}", f"{result['barrier_nats'][sigma]['mean']:.1f}"]
+            for sigma, level in result["cosines"].items()]  # fmt: skip
+    yield (f"**The energy behind the score.** Cosines of the fields at {result['n']:,} noisy test digits (the way "
+           "back: to the clean "
+           "digit); work of the score around triangles of test digits over that along their sides, 0 for the slope "
+           "of an energy; "
+           "barrier on the straight way between two digits, in nats above the higher end "
+           f"({measured_on(result)}).")  # fmt: skip
+    yield markdown_table(["", *names, "around / along", "barrier"], rows)
+
+
+FURTHER = {"samplers": sampler_table, "noise-scales": noise_scales_table, "inpainting": inpainting_table,
+           "likelihood": likelihood_table, "energy-behind-the-score": energy_behind_table}  # fmt: skip
+
+
 def cost_table(full, quick, floors):
     rows = []
     for preset, results in (("full", full), ("quick", quick)):
@@ -263,6 +344,7 @@ def readme_tables(folder="assets/results"):
              *chains_table(results["chains"], floors),
              *stability_table(results["stability"], floors), *ablation, *denoising_table(results["denoising"]),
              *posterior_table(results["posterior"]),
+             *(part for name, table in FURTHER.items() if name in results for part in table(results[name])),
              *strangers_table(results["out-of-distribution"]), *memory_table(results),
              *speed_tables(results["benchmarks"]), *time_to_quality_table(results["time-to-quality"], floors),
              *cost_table(results, read_results(Path(folder) / "quick"), floors)]  # fmt: skip

@@ -128,7 +128,7 @@ def test_refuses_what_it_cannot_use(name):
 def test_likelihood_of_a_gaussian_with_784_dimensions(generator):
     """Within 0.01 bits a dimension, although the deviations span a factor of 30."""
     deviation = torch.logspace(-2, -0.5, 784, dtype=torch.float64).view(1, 28, 28)
-    sigmas = samplers.karras_sigmas(20.0, 0.001, 120)
+    sigmas = samplers.geometric_sigmas(20.0, 0.001, 60)
 
     def score(x, sigma, labels=None):
         return -(x - helpers.PIXEL_MEAN) / (deviation**2 + sigma**2)

@@ -8,6 +8,7 @@ import shutil
 import statistics
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import papermill
 import pytest
@@ -23,13 +24,16 @@ NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))  # the order of the runs: EBM-BestPract
 EXPORTS = {
     "EBM": ["ebm_baseline_samples.png", "ebm_baseline_denoising.png"],
     "EBM-BestPractice": ["ebm_generation_evolution.png", "training_stability.png", "ebm_denoising.png", "ebm_evolution.gif"],
-    "score-based-model": ["sbm_conditional_grid.png", "sbm_unconditional_grid.png", "denoising_results.png"],
-}
+    "score-based-model": ["sbm_conditional_grid.png", "sbm_unconditional_grid.png", "denoising_results.png",
+                          "sbm_inpainting.png", "sbm_interpolation.png"],
+}  # fmt: skip
 DRAWN_FROM_RESULTS = {
     "EBM": [],
     "EBM-BestPractice": ["ebm_chain_length.png", "ebm_out_of_distribution.png"],
-    "score-based-model": ["denoising_curves.png", "posterior_sampling.png", "memorisation.png", "sbm_label_accuracy.png"],
-}
+    "score-based-model": ["denoising_curves.png", "posterior_sampling.png", "memorisation.png", "sbm_label_accuracy.png",
+                          "sbm_guidance.png", "sbm_noise_scales.png", "sbm_samplers.png", "sbm_likelihood.png",
+                          "sbm_energy_behind.png"],
+}  # fmt: skip
 
 
 def code_cells(path):
@@ -152,3 +156,12 @@ def test_pictures_in_notebooks_get_a_palette_and_stay_the_same():
     shrunk = torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(after))).convert("RGB")))
     assert len(after) < len(before) and (shrunk.int() - torch.from_numpy(x).int()).abs().max() <= 4
     assert shrink_notebooks.with_palette(after) == after  # no smaller a second time
+
+
+def test_controls_are_left_out_of_published_notebooks(tmp_path):
+    view = nbformat.v4.new_output("display_data", {shrink_notebooks.WIDGET: {"model_id": "1"}, "text/plain": "interactive"})
+    text = nbformat.v4.new_output("stream", text="kept")
+    cell = nbformat.v4.new_code_cell("play()", outputs=[view, text])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "a.ipynb")
+    shrink_notebooks.shrink(tmp_path / "a.ipynb")
+    assert nbformat.read(tmp_path / "a.ipynb", as_version=4).cells[0].outputs == [text]

@@ -40,9 +40,10 @@ def test_a_sampler_costs_what_it_says(name):
 
 def test_sampler_costs_are_kept_and_finite(lab, tmp_path):
     first = score_studies.sampler_costs(lab, few=(3,), many=(5,), n_many=10, root=tmp_path)
-    assert finite(first) and list(first["curves"]["Heun"]) == ["3", "5"]
+    assert finite(first) and list(first["curves"]["Heun"]) == ["3"]
+    assert list(first["curves"]["predictor-corrector"]) == ["3", "5"]
     kept = json.loads((tmp_path / "samplers.json").read_text())
-    assert len(kept) == 2 * len(score_studies.SAMPLERS)
+    assert len(kept) == len(score_studies.SAMPLERS) + len(score_studies.NOISY)
     assert score_studies.sampler_costs(lab, few=(3,), many=(5,), n_many=10, root=tmp_path) == first
 
 
@@ -80,11 +81,12 @@ def test_work_of_a_gradient_is_the_energy_difference(generator):
     """Of E = |x|^2 / 2 the work along a path is E at its end less E at its start, and around a loop it is zero."""
     a, b, c = torch.randn(3, 4, *helpers.IMAGE_SHAPE, generator=generator)
     paths = [score_studies.straight(p, q, 10) for p, q in ((a, b), (b, c), (c, a))]
-    work = [score_studies.work_along(lambda x: -x, path) for path in paths]
+    along = [score_studies.energy_along(lambda x: -x, path) for path in paths]
+    work = [energies[-1] for energies in along]
     expected = (b.square() - a.square()).flatten(1).sum(1) / 2
     assert torch.allclose(work[0], expected, rtol=1e-3, atol=0.05)
-    assert sum(work).abs().max() < 0.1
-    turning = score_studies.work_along(lambda x: x.flip(3) * torch.linspace(-1, 1, 28).sign(), paths[0])
+    assert sum(work).abs().max() < 0.1 and along[0].shape == (11, 4) and along[0][0].abs().max() == 0
+    turning = score_studies.energy_along(lambda x: x.flip(3) * torch.linspace(-1, 1, 28).sign(), paths[0])[-1]
     assert turning.abs().max() > 1  # a field that turns has work that depends on the way
 
 
@@ -103,3 +105,46 @@ def test_energy_behind_the_score_is_measured(lab):
 def test_masks_hide_what_they_say(generator):
     shares = [1 - mask.double().mean().item() for mask in score_studies.masks(generator, "cpu").values()]
     assert shares == pytest.approx([0.5, 0.25, 0.75], abs=0.06)
+
+
+def test_dequantised_images_fill_their_cells(generator):
+    """Grey value k becomes uniform on [k / 256, (k + 1) / 256)."""
+    x = score_studies.dequantised(torch.tensor([0.0, 100 / 255, 1.0]).expand(10_000, 3), generator)
+    assert torch.equal((256 * x).floor()[0], torch.tensor([0.0, 100.0, 255.0])) and x.min() >= 0 and x.max() < 1
+    assert torch.allclose((256 * x).frac().mean(0), torch.tensor(0.5), atol=5 * (1 / 12 / 10_000) ** 0.5)
+
+
+def test_every_level_has_one_in_each_part(generator):
+    sigma = score_studies.every_level(100, generator)
+    share = (sigma / 0.001).log() / math.log(20_000)
+    assert torch.equal((100 * share).floor(), torch.arange(100.0))
+
+
+def test_likelihood_network_starts_as_one_gaussian_and_sees_fine_detail(generator):
+    model = score_studies.LikelihoodNetwork(width=8)
+    x = torch.rand(2, *helpers.IMAGE_SHAPE, generator=generator)
+    gaussian = -(x - helpers.PIXEL_MEAN) / (0.5**2 + helpers.PIXEL_STD**2)
+    assert torch.allclose(model(x, 0.5), gaussian, atol=1e-5)
+    seen = {}
+    model.stem.register_forward_hook(lambda module, arguments, output: seen.update(last=arguments[0].float()))
+    inputs = []
+    for shift in (0.0, 1 / 512):  # half a grey value further the finest wave has turned by half a turn
+        for sigma in (0.0005, 1.0):
+            model(x + shift, sigma)
+            inputs.append(seen["last"])
+    assert (inputs[2] - inputs[0]).abs().max() > 0.5 and (inputs[3] - inputs[1]).abs().max() < 0.05
+
+
+def test_bits_of_independent_pixels_are_the_entropy(generator):
+    """Half black and half white in every pixel, no matter which: one bit each."""
+    images = (torch.rand(4_000, *helpers.IMAGE_SHAPE, generator=generator) < 0.5).float()
+    bits = score_studies.bits_of_independent_pixels(images, images[:50])
+    assert len(bits) == 50 and torch.tensor(bits).mean() == pytest.approx(1.0, abs=0.1)
+    assert all(0.5 < b < 8 for b in score_studies.bits_of_png(images[:3]))
+
+
+def test_likelihood_is_measured(lab, tmp_path):
+    options = {"updates": 2, "levels": 3, "n_fine": 2, "levels_fine": 4, "width": 8, "root": tmp_path}
+    result = score_studies.likelihood(lab, **options)
+    assert finite(result) and result["n"] == 20 and sum(result["histogram"]["PNG"]) <= 20
+    assert score_studies.likelihood(lab, **options)["bits_per_dimension"] == result["bits_per_dimension"]

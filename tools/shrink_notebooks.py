@@ -1,4 +1,5 @@
-"""Part of `make publish`: pictures inside executed notebooks get a palette of 128 colours, so that each file stays small."""
+"""Part of `make publish`: pictures inside executed notebooks get a palette of 128 colours, so that each file stays small,
+and controls, which need a running notebook, are left out."""
 
 import base64
 import io
@@ -6,6 +7,8 @@ import sys
 
 import nbformat
 from PIL import Image
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def with_palette(png, colours=128):
@@ -19,6 +22,8 @@ def with_palette(png, colours=128):
 def shrink(path):
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = with_palette(output["data"]["image/png"])
