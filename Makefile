@@ -1,6 +1,7 @@
 # make run    train the three notebooks from scratch and look at the digits (about 20 minutes on two cores)
 # make demo   the same with the committed weights, no training (about 3 minutes on two cores)
 # make test   the tests
+# make report the two reports as PDF, from their sources in report/ and the results in assets/
 # Each sets up .venv first. PRESET=smoke|quick|full chooses another size; MNIST_ROOT=folder another place for the data.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN = .venv/bin
 NOTEBOOKS = EBM EBM-BestPractice score-based-model
 EXECUTE = $(BIN)/papermill --no-progress-bar --log-output
 
-.PHONY: setup run demo publish evaluate stability ablation break-away tutorial bench bench-quality tables test clean
+.PHONY: setup run demo publish evaluate stability ablation break-away tutorial bench bench-quality tables report test clean
 
 setup: .venv/installed
 
@@ -61,6 +62,10 @@ tables: setup
 	mkdir -p assets/results/quick
 	[ ! -d runs/quick/assets/results ] || cp runs/quick/assets/results/*.json assets/results/quick/
 	$(BIN)/python tables.py
+
+# Persion-Report.pdf and Report.pdf; a section on each result that is there.
+report: setup
+	$(BIN)/python report/build.py
 
 test: setup
 	$(BIN)/ruff check .

@@ -1,6 +1,5 @@
 """README's measured tables, written from assets/results/*.json: `python tables.py`. Nothing in them is typed by hand."""
 
-import html
 import json
 from pathlib import Path
 
@@ -166,7 +165,8 @@ def posterior_table(result):
 def strangers_table(result):
     kinds = [kind for kind in next(iter(result["auroc"].values())) if kind != "n"]
     rows = [[name, *(f"{row[kind]:.3f}" for kind in kinds)] for name, row in result["auroc"].items()]
-    left_out = f" Left out: {html.escape('; '.join(result['left_out']))}." if result["left_out"] else ""
+    names = "; ".join(name.split(" (")[0] for name in result["left_out"])
+    left_out = f" Left out, since it could not be fetched: {names}." if names else ""
     yield (f"**Telling other images from test digits.** AUROC, {result['n']:,} images a row against "
            f"{result['n_test_digits']:,} test digits ({measured_on(result)}). Mean pixel: its distance from the training "
            "mean. Gaussian: Mahalanobis distance under one Gaussian of the training pixels (Ledoit-Wolf)."
