@@ -50,6 +50,7 @@ from samplers import (  # noqa: F401  the score, by name at hand here too
     guided,
     heun,
     inpaint,
+    inpaint_by_replacement,
     karras_sigmas,
     log_likelihood,
     posterior_sampling,

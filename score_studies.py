@@ -7,6 +7,7 @@ import io
 import json
 import math
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from PIL import Image
@@ -74,31 +75,30 @@ SAMPLERS = {
 }
 
 
-NOISY = ("annealed Langevin", "predictor-corrector")  # those that many evaluations are for
+MANY = {"annealed Langevin": (200, 1_000), "predictor-corrector": (200,)}  # what the samplers with noise can make use of
 
 
-def sampler_costs(lab, seed=7, few=(8, 12, 20, 32, 50), n_few=1_000, many=(200, 1_000), n_many=500, root="runs/studies"):
+def sampler_costs(lab, seed=7, few=(8, 12, 20, 50), n_few=1_000, many=MANY, n_many=500, root="runs/studies"):
     """Distance and labels right against network evaluations, labels asked for without guidance; one curve a sampler. Where
     evaluations are few, the first `n_many` images are judged by themselves too, to be held against those of many."""
     model, record = score_model(lab)
     n_few, n_many = min(n_few, lab.most), min(n_many, lab.most)
-    curves = {}
-    for name, sampler in SAMPLERS.items():
-        for evaluations in few + (many if name in NOISY else ()):
-            n = n_few if evaluations in few else n_many
-            labels = torch.arange(10, device=lab.device).repeat(n // 10)
+    curves = {name: {} for name in SAMPLERS}
+    points = [(name, k, n_few) for name in SAMPLERS for k in few] + [(name, k, n_many) for name in many for k in many[name]]
+    for name, evaluations, n in points:
+        labels = torch.arange(10, device=lab.device).repeat(n // 10)
 
-            def judged(sampler=sampler, evaluations=evaluations, labels=labels):
-                options = {"guidance": 1, "generator": helpers.seed_everything(seed, lab.device)}
-                images = in_batches(lambda part: sampler(model, part, evaluations, **options), labels)
-                right = evaluation.accuracy(lab.classifier, images, labels)
-                return {**lab.judge(images), "labels_right": right, "n": len(images), "first": lab.judge(images[:n_many])}
+        def judged(name=name, evaluations=evaluations, labels=labels):
+            options = {"guidance": 1, "generator": helpers.seed_everything(seed, lab.device)}
+            images = in_batches(lambda part: SAMPLERS[name](model, part, evaluations, **options), labels)
+            right = evaluation.accuracy(lab.classifier, images, labels)
+            return {**lab.judge(images), "labels_right": right, "n": len(images), "first": lab.judge(images[:n_many])}
 
-            key = f"{record['digest']} {name} {evaluations} {n} {seed}"
-            point = remembered(Path(root) / "samplers.json", key, judged)
-            curves.setdefault(name, {})[str(evaluations)] = point
-            print(f"{name}, {evaluations} evaluations: {point['frechet_distance']:.1f}, "
-                  f"{point['labels_right']:.1%} right (n = {n:,})", flush=True)  # fmt: skip
+        key = f"{record['digest']} {name} {evaluations} {n} {seed}"
+        point = remembered(Path(root) / "samplers.json", key, judged)
+        curves[name][str(evaluations)] = point
+        print(f"{name}, {evaluations} evaluations: {point['frechet_distance']:.1f}, "
+              f"{point['labels_right']:.1%} right (n = {n:,})", flush=True)  # fmt: skip
     return {"seed": seed, "training": helpers.provenance(record), "n_few": n_few, "n_many": n_many, "curves": curves,
             "floor": {"few": lab.floor(n_few), "many": lab.floor(n_many)}}  # fmt: skip
 
@@ -132,7 +132,6 @@ def noise_scale_variants(widest):
         "10 levels of 24": {"sigmas": geometric(levels=10), "steps": 24},
         f"{by_the_rule} levels of 3, by the rule": {"sigmas": geometric(levels=by_the_rule), "steps": 3},
         "30 levels of 2": {"sigmas": geometric(), "steps": 2},
-        "30 levels of 20": {"sigmas": geometric(), "steps": 20},
         "down to 0.05": {"sigmas": geometric(last=0.05), "steps": 8},
         "no last denoising": {"sigmas": geometric(), "steps": 8, "denoise": False},
         "no last denoising, down to 0.05": {"sigmas": geometric(last=0.05), "steps": 8, "denoise": False},
@@ -150,7 +149,7 @@ def loss_by_level(model, images, sigmas, generator):
     return found
 
 
-def noise_scales(lab, seed=7, n=300, root="runs/studies"):
+def noise_scales(lab, seed=7, n=200, root="runs/studies"):
     """What the noise levels buy: distance, labels right and digit shares of annealed Langevin with other first and last
     levels, numbers of levels and of steps; the loss and the size of the score level by level."""
     model, record = score_model(lab)
@@ -194,19 +193,22 @@ def nearest_by_known(images, known, training_images):
     return torch.where(known, images, training_images[nearest])
 
 
-def inpainting(lab, seed=7, n=100, draws=4, levels=30, steps=8):
+def inpainting(lab, seed=7, n=100, draws=4, levels=50, replacement=MappingProxyType({"levels": 30, "steps": 8})):
     """Completed test digits, no label given: PSNR on the missing pixels, whether the digit is read as what it was, and how
-    the draws differ; beside the mean of the training images and the nearest of them."""
+    the draws differ; beside completion by replacement, the mean of the training images and the nearest of them."""
     model, record = score_model(lab)
     generator = helpers.seed_everything(seed, lab.device)
     clean, labels = lab.digits.test_images[: min(n, lab.most)], lab.digits.test_labels[: min(n, lab.most)]
-    sigmas, result = helpers.geometric_sigmas(levels=levels), {}
+    sigmas, annealed_sigmas = samplers.karras_sigmas(levels=levels), helpers.geometric_sigmas(levels=replacement["levels"])
+    result = {}
     for name, known in masks(generator, lab.device).items():
-        options = {"steps": steps, "generator": generator}
-        drawn = torch.stack([samplers.inpaint(model, None, sigmas, clean, known, **options) for _ in range(draws)])
-        drawn = drawn.clamp(0, 1)
+        drawn = [samplers.inpaint(model, None, sigmas, clean, known, generator=generator) for _ in range(draws)]
+        drawn = torch.stack(drawn).clamp(0, 1)
+        replaced = samplers.inpaint_by_replacement(model, None, annealed_sigmas, clean, known, steps=replacement["steps"],
+                                                   generator=generator).clamp(0, 1)  # fmt: skip
         mean = lab.digits.train_images.mean(0, keepdim=True)
         estimates = {"one sample": drawn[0], f"mean of {draws} samples": drawn.mean(0),
+                     "one sample, by replacement": replaced,
                      "mean training image": torch.where(known, clean, mean),
                      "nearest training image": nearest_by_known(clean, known, lab.digits.train_images)}  # fmt: skip
         missing = ~known.expand_as(clean)
@@ -219,7 +221,7 @@ def inpainting(lab, seed=7, n=100, draws=4, levels=30, steps=8):
             "digits_read_among_the_draws": sum((read == d).any(0).double().mean().item() for d in range(10)),
         }  # fmt: skip
         print(name, result[name]["methods"], flush=True)
-    return {"seed": seed, "n": len(clean), "draws": draws, "levels": levels, "steps": steps,
+    return {"seed": seed, "n": len(clean), "draws": draws, "levels": levels, "replacement": dict(replacement),
             "training": helpers.provenance(record), "masks": result}  # fmt: skip
 
 

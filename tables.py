@@ -277,8 +277,8 @@ def inpainting_table(result):
             rows.append([mask, method, f"{value['psnr']:.1f}", f"{value['read_as_it_was']:.0%}",
                          f"{found['digits_read_among_the_draws']:.2f}" if method == "one sample" else ""])  # fmt: skip
     yield (f"**Completing digits.** {result['n']:,} test digits, {result['draws']} completions each without labels, "
-           f"{result['levels']} levels of {result['steps']} steps; PSNR (dB) on the missing pixels; how often the "
-           "classifier reads what "
+           f"{result['levels']} levels (by replacement: {result['replacement']['levels']} of "
+           f"{result['replacement']['steps']} steps); PSNR (dB) on the missing pixels; how often the classifier reads what "
            f"the digit was; how many different digits it reads among the completions ({measured_on(result)}).")  # fmt: skip
     yield markdown_table(["missing", "completion", "PSNR", "read as it was", "digits read"], rows)
 

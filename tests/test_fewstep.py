@@ -186,11 +186,12 @@ def test_inpainting_samples_what_is_missing_given_what_is_known(generator):
 
     images, known = torch.tensor([[1.5, 99.0]]).repeat(n, 1), torch.tensor([True, False])
     sigmas = helpers.geometric_sigmas(10.0, 0.05, 60)
-    x = samplers.inpaint(score, None, sigmas, images, known, steps=100, generator=generator)
     spread = math.sqrt(1 - correlation**2)
-    assert x[:, 0].eq(1.5).all()
-    assert abs(x[:, 1].mean() / (1.5 * correlation) - 1) < 5 * spread / math.sqrt(n) + 0.05  # see the docstring
-    assert abs(x[:, 1].std() / spread - 1) < 5 / math.sqrt(2 * n) + 0.03
+    for x in (samplers.inpaint_by_replacement(score, None, sigmas, images, known, steps=100, generator=generator),
+              samplers.inpaint(score, None, sigmas, images, known, spread=1.0, generator=generator)):  # fmt: skip
+        assert x[:, 0].eq(1.5).all()
+        assert abs(x[:, 1].mean() / (1.5 * correlation) - 1) < 5 * spread / math.sqrt(n) + 0.05  # see the docstring
+        assert abs(x[:, 1].std() / spread - 1) < 5 / math.sqrt(2 * n) + 0.03
     for mask in (torch.ones(3, dtype=torch.bool), torch.ones(2)):
         with pytest.raises(ValueError, match="mask"):
             samplers.inpaint(score, None, [1.0, 0.1], images, mask)

@@ -58,7 +58,7 @@ def pretended_results():
             "variants": {name: {**judged, "evaluations": 241} for name in variants}, "floor": judged,
             "by_level": {str(sigma): {"loss": 0.4, "size": 0.59} for sigma in (20, 1, 0.002)}},
         "inpainting": {
-            **record, "n": 100, "draws": 4, "levels": 30, "steps": 8,
+            **record, "n": 100, "draws": 4, "levels": 50, "replacement": {"levels": 30, "steps": 8},
             "masks": {mask: {"methods": {method: {"psnr": 15.1, "read_as_it_was": 0.8} for method in methods},
                              "standard_deviation_of_a_missing_pixel": 0.2, "digits_read_among_the_draws": 1.5}
                       for mask in ("upper half missing", "centre missing", "75 % of the pixels missing")}},

@@ -39,12 +39,12 @@ def test_a_sampler_costs_what_it_says(name):
 
 
 def test_sampler_costs_are_kept_and_finite(lab, tmp_path):
-    first = score_studies.sampler_costs(lab, few=(3,), many=(5,), n_many=10, root=tmp_path)
+    first = score_studies.sampler_costs(lab, few=(3,), many={"predictor-corrector": (5,)}, n_many=10, root=tmp_path)
     assert finite(first) and list(first["curves"]["Heun"]) == ["3"]
     assert list(first["curves"]["predictor-corrector"]) == ["3", "5"]
     kept = json.loads((tmp_path / "samplers.json").read_text())
-    assert len(kept) == len(score_studies.SAMPLERS) + len(score_studies.NOISY)
-    assert score_studies.sampler_costs(lab, few=(3,), many=(5,), n_many=10, root=tmp_path) == first
+    assert len(kept) == len(score_studies.SAMPLERS) + 1
+    assert score_studies.sampler_costs(lab, few=(3,), many={"predictor-corrector": (5,)}, n_many=10, root=tmp_path) == first
 
 
 def test_remembered_calls_once(tmp_path):
@@ -56,7 +56,7 @@ def test_remembered_calls_once(tmp_path):
 
 def test_guidance_and_inpainting_are_judged(lab):
     assert finite(score_studies.guidance(lab, n=20, weights=(0.0, 2.0), levels=3))
-    result = score_studies.inpainting(lab, n=4, draws=2, levels=3, steps=1)
+    result = score_studies.inpainting(lab, n=4, draws=2, levels=3, replacement={"levels": 3, "steps": 1})
     assert finite(result) and len(result["masks"]) == 3
 
 
