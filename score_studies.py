@@ -78,14 +78,16 @@ SAMPLERS = {
 MANY = {"annealed Langevin": (200, 1_000), "predictor-corrector": (200,)}  # what the samplers with noise can make use of
 
 
-def sampler_costs(lab, seed=7, few=(8, 12, 20, 50), n_few=1_000, many=MANY, n_many=500, root="runs/studies"):
+def sampler_costs(lab, seed=7, few=(8, 12, 20, 50), n_few=1_000, many=MANY, n_many=500, large=(("consistent annealed", 20),),
+                  root="runs/studies"):  # fmt: skip
     """Distance and labels right against network evaluations, labels asked for without guidance; one curve a sampler. Where
-    evaluations are few, the first `n_many` images are judged by themselves too, to be held against those of many."""
+    evaluations are few, the first `n_many` images are judged by themselves too, to be held against those of many; those in
+    `large` are of as many images as lab.most allows."""
     model, record = score_model(lab)
     n_few, n_many = min(n_few, lab.most), min(n_many, lab.most)
-    curves = {name: {} for name in SAMPLERS}
+    curves, found_large = {name: {} for name in SAMPLERS}, {}
     points = [(name, k, n_few) for name in SAMPLERS for k in few] + [(name, k, n_many) for name in many for k in many[name]]
-    for name, evaluations, n in points:
+    for name, evaluations, n in [*points, *((name, k, lab.most) for name, k in large)]:
         labels = torch.arange(10, device=lab.device).repeat(n // 10)
 
         def judged(name=name, evaluations=evaluations, labels=labels):
@@ -96,10 +98,12 @@ def sampler_costs(lab, seed=7, few=(8, 12, 20, 50), n_few=1_000, many=MANY, n_ma
 
         key = f"{record['digest']} {name} {evaluations} {n} {seed}"
         point = remembered(Path(root) / "samplers.json", key, judged)
-        curves[name][str(evaluations)] = point
+        kept = found_large if (name, evaluations) in large and n == lab.most else curves
+        kept.setdefault(name, {})[str(evaluations)] = point
         print(f"{name}, {evaluations} evaluations: {point['frechet_distance']:.1f}, "
               f"{point['labels_right']:.1%} right (n = {n:,})", flush=True)  # fmt: skip
-    return {"seed": seed, "training": helpers.provenance(record), "n_few": n_few, "n_many": n_many, "curves": curves,
+    return {"seed": seed, "training": helpers.provenance(record), "n_few": n_few, "n_many": n_many, "n_large": lab.most,
+            "curves": curves, "large": found_large,
             "floor": {"few": lab.floor(n_few), "many": lab.floor(n_many)}}  # fmt: skip
 
 

@@ -235,7 +235,7 @@ def time_to_quality_table(result, floors):
     yield markdown_table(["minutes", *(f"{m:g}" for m in minutes)], rows)
 
 
-def sampler_table(result):
+def sampler_table(result, floors):
     """Distance of each sampler against evaluations, at both numbers of samples."""
     floor = {kind: judged["frechet_distance"] for kind, judged in result["floor"].items()}
     columns = sorted({int(k) for curve in result["curves"].values() for k in curve})
@@ -249,15 +249,20 @@ def sampler_table(result):
                          f"{point['frechet_distance']:.1f} ({point['first']['frechet_distance']:.1f}), "
                          f"{point['labels_right']:.0%}")  # fmt: skip
         rows.append([name, *cells])
+    large = "; ".join(f"{name}, {k} evaluations: {point['frechet_distance']:.1f}, {point['labels_right']:.1%} right"
+                      for name, curve in result["large"].items() for k, point in curve.items())  # fmt: skip
+    balanced = floor_of(floors, result["n_large"], "each digit equally often")
     yield (f"**Samplers of the score against their cost.** Fréchet distance of n = {result['n_few']:,} samples, in "
            "brackets and "
            f"beyond {max(k for k in columns if k <= 50)} evaluations of n = {result['n_many']:,}, and share of "
            "labels right, without guidance, by network "
-           f"evaluations an image. Real training images: {floor['few']:.1f} ({floor['many']:.1f}) ({measured_on(result)}).")
+           f"evaluations an image. Real training images: {floor['few']:.1f} ({floor['many']:.1f}). Of n = "
+           f"{result['n_large']:,} samples: {large}; as many real ones, each digit equally often: {balanced['mean']:.1f} ± "
+           f"{balanced['std']:.1f} ({measured_on(result)}).")  # fmt: skip
     yield markdown_table(["sampler", *(f"{k:,}" for k in columns)], rows)
 
 
-def noise_scales_table(result):
+def noise_scales_table(result, floors):
     floor = result["floor"]["frechet_distance"]
     rows = [[name, judged["evaluations"], f"{judged['frechet_distance']:.1f}", f"{judged['labels_right']:.1%}",
              f"{judged['rarest_digit']:.1%} to {judged['commonest_digit']:.1%}"]
@@ -270,7 +275,7 @@ def noise_scales_table(result):
     yield markdown_table(["levels", "evaluations", "Fréchet distance", "labels right", "share of a digit"], rows)
 
 
-def inpainting_table(result):
+def inpainting_table(result, floors):
     rows = []
     for mask, found in result["masks"].items():
         for method, value in found["methods"].items():
@@ -283,7 +288,7 @@ def inpainting_table(result):
     yield markdown_table(["missing", "completion", "PSNR", "read as it was", "digits read"], rows)
 
 
-def likelihood_table(result):
+def likelihood_table(result, floors):
     rows = [[name, f"{bits['mean']:.3f} ± {bits['standard_error']:.3f}"]
             for name, bits in result["bits_per_dimension"].items()]  # fmt: skip
     gap = result["coarse_less_fine"]
@@ -298,7 +303,7 @@ def likelihood_table(result):
     yield markdown_table(["model", "bits a pixel"], rows)
 
 
-def energy_behind_table(result):
+def energy_behind_table(result, floors):
     names = list(next(iter(result["cosines"].values())))
     rows = [[f"σ = {sigma}", *(f"{level[name]['mean']:.2f}" for name in names),
              f"{result['work_around_over_work_along'][sigma]['mean']:.4f}", f"{result['barrier_nats'][sigma]['mean']:.1f}"]
@@ -344,7 +349,7 @@ def readme_tables(folder="assets/results"):
              *chains_table(results["chains"], floors),
              *stability_table(results["stability"], floors), *ablation, *denoising_table(results["denoising"]),
              *posterior_table(results["posterior"]),
-             *(part for name, table in FURTHER.items() if name in results for part in table(results[name])),
+             *(part for name, table in FURTHER.items() if name in results for part in table(results[name], floors)),
              *strangers_table(results["out-of-distribution"]), *memory_table(results),
              *speed_tables(results["benchmarks"]), *time_to_quality_table(results["time-to-quality"], floors),
              *cost_table(results, read_results(Path(folder) / "quick"), floors)]  # fmt: skip

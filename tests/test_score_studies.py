@@ -39,12 +39,13 @@ def test_a_sampler_costs_what_it_says(name):
 
 
 def test_sampler_costs_are_kept_and_finite(lab, tmp_path):
-    first = score_studies.sampler_costs(lab, few=(3,), many={"predictor-corrector": (5,)}, n_many=10, root=tmp_path)
-    assert finite(first) and list(first["curves"]["Heun"]) == ["3"]
+    options = {"few": (3,), "n_few": 10, "many": {"predictor-corrector": (5,)}, "n_many": 10, "large": (("Heun", 3),)}
+    first = score_studies.sampler_costs(lab, **options, root=tmp_path)
+    assert finite(first) and list(first["curves"]["Heun"]) == ["3"] and list(first["large"]) == ["Heun"]
     assert list(first["curves"]["predictor-corrector"]) == ["3", "5"]
     kept = json.loads((tmp_path / "samplers.json").read_text())
-    assert len(kept) == len(score_studies.SAMPLERS) + 1
-    assert score_studies.sampler_costs(lab, few=(3,), many={"predictor-corrector": (5,)}, n_many=10, root=tmp_path) == first
+    assert len(kept) == len(score_studies.SAMPLERS) + 2
+    assert score_studies.sampler_costs(lab, **options, root=tmp_path) == first
 
 
 def test_remembered_calls_once(tmp_path):
