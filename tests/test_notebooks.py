@@ -24,13 +24,15 @@ NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))  # the order of the runs: EBM-BestPract
 EXPORTS = {
     "EBM": ["ebm_baseline_samples.png", "ebm_baseline_denoising.png"],
     "EBM-BestPractice": ["ebm_generation_evolution.png", "training_stability.png", "ebm_denoising.png", "ebm_evolution.gif"],
-    "score-based-model": ["sbm_conditional_grid.png", "sbm_unconditional_grid.png", "denoising_results.png"],
+    "score-based-model": ["sbm_conditional_grid.png", "sbm_unconditional_grid.png", "denoising_results.png",
+                          "sbm_inpainting.png", "sbm_interpolation.png"],
 }  # fmt: skip
 DRAWN_FROM_RESULTS = {
     "EBM": [],
     "EBM-BestPractice": ["ebm_chain_length.png", "ebm_out_of_distribution.png"],
     "score-based-model": ["denoising_curves.png", "posterior_sampling.png", "memorisation.png", "sbm_label_accuracy.png",
-                          "sbm_guidance.png"],
+                          "sbm_guidance.png", "sbm_noise_scales.png", "sbm_samplers.png", "sbm_likelihood.png",
+                          "sbm_energy_behind.png"],
 }  # fmt: skip
 
 
