@@ -11,6 +11,10 @@ import os
 from pathlib import Path
 
 import torch
+
+# Its functions keep the process group of the moment in which they are first imported as a default argument. Imported here,
+# before there is one, they do not hold its threads after the end, where these would now and then abort the interpreter.
+import torch.distributed.nn
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
@@ -89,6 +93,7 @@ def main():
                                 Path(arguments.folder) / "scale.pt")  # fmt: skip
         print(f"{accelerator.num_processes} processes, {arguments.updates:,} updates, {len(samples):,} samples: "
               f"{arguments.folder}/scale.pt")  # fmt: skip
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 

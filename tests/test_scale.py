@@ -13,6 +13,12 @@ pytest.importorskip("accelerate")
 import scale
 
 ROOT = Path(scale.__file__).parent
+LEAVING = """
+import glob, runpy
+runpy.run_path("scale.py", run_name="__main__")
+left = [open(name).read() for name in glob.glob("/proc/self/task/*/comm")]
+assert not [name for name in left if "gloo" in name], f"threads that outlive the training: {left}"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +27,12 @@ def results(tmp_path_factory):
     found = {}
     for processes in (1, 2):
         folder = tmp_path_factory.mktemp(f"scale-{processes}")
+        (folder / "leaving.py").write_text(LEAVING)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-                   "scale.py", "--updates", "6", "--batch-size", "8", "--width", "8", "--samples", "40", "--steps", "1",
-                   "--folder", str(folder)]  # fmt: skip
-        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1",
-                       "MNIST_ROOT": str(folder)}  # fmt: skip
+                   str(folder / "leaving.py"), "--updates", "6", "--batch-size", "8", "--width", "8", "--samples", "40",
+                   "--steps", "1", "--folder", str(folder)]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+                       "TQDM_DISABLE": "1", "MNIST_ROOT": str(folder)}  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert f"{processes} processes, 6 updates" in done.stdout
