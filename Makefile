@@ -28,12 +28,13 @@ demo: setup
 	mkdir -p runs/notebooks
 	@for name in $(NOTEBOOKS); do $(EXECUTE) -p preset $(PRESET) -p pretrained True $$name.ipynb runs/notebooks/$$name-demo.ipynb || exit 1; done
 
-# Re-executes the committed notebooks in place with the committed weights and rewrites assets/.
+# Re-executes the committed notebooks in place with the committed weights and rewrites assets/, README's first figure too.
 publish: setup
 	PUBLISH=1 TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.timeout=-1 --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS:%=%.ipynb)
 	$(BIN)/python tools/shrink_notebooks.py $(NOTEBOOKS:%=%.ipynb)
+	$(BIN)/python tools/hero.py
 
 # Measures the committed weights anew, says how far each number lies from the committed one, re-executes the notebooks that
 # plot from the results, and writes README's tables. `make stability`, `ablation`, `break-away` and `tutorial` are studies that train.

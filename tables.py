@@ -3,7 +3,14 @@
 import json
 from pathlib import Path
 
-BEGIN, END = "<!-- tables: written by `make tables`, do not edit -->", "<!-- end of tables -->"
+MARKS = {part: (f"<!-- {part}: written by `make tables`, do not edit -->", f"<!-- end of {part} -->")
+         for part in ("notebooks", "tables")}  # fmt: skip
+REPOSITORY = ""  # "owner/name", once it is public on GitHub: each notebook then gets its Colab badge
+NOTEBOOKS = {"EBM-BestPractice": "**The primary energy-based model**: contrastive divergence with Langevin dynamics and a "
+                                 "**replay buffer**",
+             "EBM": "The same without the buffer, for comparison: every chain starts from noise",
+             "score-based-model": "**NCSN**: denoising score matching, annealed Langevin dynamics, unconditional and "
+                                  "class-conditional"}  # fmt: skip
 QUALITY = ["Fréchet distance", "× floor", "precision", "recall", "confident", "share of a digit", "labels right"]
 
 
@@ -12,9 +19,9 @@ def read_results(folder):
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))}
 
 
-def markdown_table(header, rows):
-    """A table as Markdown, the numbers right-aligned."""
-    line = "|" + "|".join(":--" if i == 0 else "--:" for i in range(len(header))) + "|"
+def markdown_table(header, rows, texts=1):
+    """A table as Markdown, all but the first `texts` columns right-aligned."""
+    line = "|" + "|".join(":--" if i < texts else "--:" for i in range(len(header))) + "|"
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [header, *rows]).replace("\n", f"\n{line}\n", 1)
 
 
@@ -340,28 +347,52 @@ def cost_table(full, quick, floors):
                           "floor", "RAM at most (GB)"], rows)  # fmt: skip
 
 
-def readme_tables(folder="assets/results"):
-    """All of README's measured tables as Markdown."""
+def notebooks_table(full, quick):
+    """The three notebooks, what they are and how long they train."""
+    base = f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/"
+    badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    hardware = {preset: sorted({results[name]["training"]["hardware"] for name in NOTEBOOKS})
+                for preset, results in (("quick", quick), ("full", full))}  # fmt: skip
+    rows = [[f"[`{name}.ipynb`]({name}.ipynb)" + (f" {badge}({base}{name}.ipynb)" if REPOSITORY else ""), text,
+             *(f"{results[name]['training']['minutes']:.0f}" for results in (quick, full))]
+            for name, text in NOTEBOOKS.items()]  # fmt: skip
+    yield markdown_table(["notebook", "what it is", "minutes of training, `quick`", "`full`"], rows, texts=2)
+    yield "Minutes: " + "; ".join(f"`{preset}` on {' or '.join(names)}" for preset, names in hardware.items()) + "."
+
+
+def folded(parts):
+    """A table under its title, which folds out."""
+    text, *rest = parts
+    title, _, caption = text.removeprefix("**").partition("**")
+    caption = [caption.strip()] if caption.strip() else []
+    return "\n\n".join([f"<details><summary><b>{title}</b></summary>", *caption, *rest, "</details>"])
+
+
+def readme_parts(folder="assets/results"):
+    """{part of README: its text}: the table of notebooks, and all measured tables, the first ones open."""
     results = read_results(folder)
-    floors = results["floors"]
-    ablation = ablation_table(results["ablation"]) if "ablation" in results else []
-    parts = [*score_table(results["score-samples"], floors),
-             *chains_table(results["chains"], floors),
-             *stability_table(results["stability"], floors), *ablation, *denoising_table(results["denoising"]),
-             *posterior_table(results["posterior"]),
-             *(part for name, table in FURTHER.items() if name in results for part in table(results[name], floors)),
-             *strangers_table(results["out-of-distribution"]), *memory_table(results),
-             *speed_tables(results["benchmarks"]), *time_to_quality_table(results["time-to-quality"], floors),
-             *cost_table(results, read_results(Path(folder) / "quick"), floors)]  # fmt: skip
-    return "\n\n".join(parts)
+    floors, quick = results["floors"], read_results(Path(folder) / "quick")
+    cost = cost_table(results, quick, floors)
+    open_ = [*score_table(results["score-samples"], floors), *chains_table(results["chains"], floors),
+             *speed_tables(results["benchmarks"])]  # fmt: skip
+    tables = [stability_table(results["stability"], floors),
+              *([ablation_table(results["ablation"])] if "ablation" in results else []),
+              denoising_table(results["denoising"]), posterior_table(results["posterior"]),
+              *(table(results[name], floors) for name, table in FURTHER.items() if name in results),
+              strangers_table(results["out-of-distribution"]), memory_table(results),
+              time_to_quality_table(results["time-to-quality"], floors)]  # fmt: skip
+    return {"notebooks": "\n\n".join(notebooks_table(results, quick)),
+            "tables": "\n\n".join([*open_, *map(folded, tables), *cost])}  # fmt: skip
 
 
 def write_readme(readme="README.md"):
-    """Put readme_tables() between README's two markers."""
+    """Put readme_parts() between README's markers."""
     text = Path(readme).read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    Path(readme).write_text(f"{before}{BEGIN}\n\n{readme_tables()}\n\n{END}{after}", encoding="utf-8")
+    for part, written in readme_parts().items():
+        begin, end = MARKS[part]
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n\n{written}\n\n{end}{rest.split(end)[1]}"
+    Path(readme).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

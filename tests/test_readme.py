@@ -43,20 +43,29 @@ def test_code_blocks_run_each_on_its_own(block, monkeypatch):
         assert evaluation.accuracy(judge, names["samples"], names["labels"]) >= 0.95
 
 
-def test_every_figure_exists_and_is_written_by_a_notebook_or_a_benchmark():
+def test_every_figure_exists_and_is_written_by_a_notebook_or_a_script():
     figures = set(re.findall(r"assets/([\w.-]+\.(?:png|gif))", README))
     notebooks = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("*.ipynb"))
-    benchmarks = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("benchmarks/*.py"))
+    scripts = [*ROOT.glob("benchmarks/*.py"), ROOT / "tools" / "hero.py"]
+    scripts = "".join(path.read_text(encoding="utf-8") for path in scripts)
     assert len(figures) >= 6
     for name in figures:
         assert (ROOT / "assets" / name).stat().st_size < 2_000_000
-        assert f'\\"{name}\\"' in notebooks or f'"{name}"' in benchmarks
+        assert f'\\"{name}\\"' in notebooks or f'"{name}"' in scripts
 
 
 def test_tables_are_those_of_the_committed_results():
-    begin, end = README.index(tables.BEGIN), README.index(tables.END)
-    written = README[begin + len(tables.BEGIN) : end].strip()
-    assert written == tables.readme_tables(ROOT / "assets" / "results")
+    for part, written in tables.readme_parts(ROOT / "assets" / "results").items():
+        begin, end = tables.MARKS[part]
+        assert README[README.index(begin) + len(begin) : README.index(end)].strip() == written
+
+
+def test_a_colab_badge_waits_for_a_public_address(monkeypatch):
+    monkeypatch.setattr(tables, "REPOSITORY", "somebody/somewhere")
+    table = tables.readme_parts(ROOT / "assets" / "results")["notebooks"]
+    for name in tables.NOTEBOOKS:
+        assert f"colab.research.google.com/github/somebody/somewhere/blob/main/{name}.ipynb)" in table
+    assert "colab.research" not in README
 
 
 def test_every_local_link_leads_somewhere():
