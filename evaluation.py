@@ -68,9 +68,13 @@ def train_classifier(images, labels, epochs=12, batch_size=256, generator=None):
 
 
 def load_classifier(device=None, folder=None):
-    """The committed classifier in evaluation mode; raises as helpers.load_pretrained does."""
+    """The committed classifier in evaluation mode; raises FileNotFoundError where there is none, with what to do, and else
+    as helpers.load_pretrained does."""
     device = device or helpers.pick_device()
     path = (folder or helpers.CHECKPOINTS) / "classifier.pt"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}, the classifier that judges samples: put the repository's folder "
+                                "checkpoints/ here, or train one with `python evaluation.py classifier`")  # fmt: skip
     record = helpers.load_checkpoint(path, "classifier", device)
     model = DigitClassifier().to(device)
     model.load_state_dict(record["weights"])

@@ -21,9 +21,14 @@ import samplers
 def remembered(path, key, function):
     """function(), or what it gave the last time, kept as JSON in the file `path` under `key`."""
     path = Path(path)
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def all_known():
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    known = all_known()
     if key not in known:
-        known[key] = function()
+        value = function()
+        known = {**all_known(), key: value}  # others may have been added meanwhile, by a second process
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = path.with_suffix(".tmp")
         whole.write_text(json.dumps(known, indent=1), encoding="utf-8")
@@ -78,33 +83,33 @@ SAMPLERS = {
 MANY = {"annealed Langevin": (200, 1_000), "predictor-corrector": (200,)}  # what the samplers with noise can make use of
 
 
-def sampler_costs(lab, seed=7, few=(8, 12, 20, 50), n_few=1_000, many=MANY, n_many=500, large=(("consistent annealed", 20),),
-                  root="runs/studies"):  # fmt: skip
-    """Distance and labels right against network evaluations, labels asked for without guidance; one curve a sampler. Where
-    evaluations are few, the first `n_many` images are judged by themselves too, to be held against those of many; those in
-    `large` are of as many images as lab.most allows."""
+def sampler_costs(lab, seed=7, few=(20, 12, 8, 50), many=MANY, n=1_000, far=100, root="runs/studies"):
+    """Distance and labels right against network evaluations, labels asked for without guidance; one curve a sampler. Each
+    point has the judgement of its first `n` images; where evaluations are few, and the distance of these below `far`, that
+    of as many images as lab.most allows too."""
     model, record = score_model(lab)
-    n_few, n_many = min(n_few, lab.most), min(n_many, lab.most)
-    curves, found_large = {name: {} for name in SAMPLERS}, {}
-    points = [(name, k, n_few) for name in SAMPLERS for k in few] + [(name, k, n_many) for name in many for k in many[name]]
-    for name, evaluations, n in [*points, *((name, k, lab.most) for name, k in large)]:
-        labels = torch.arange(10, device=lab.device).repeat(n // 10)
+    n, curves = min(n, lab.most), {name: {} for name in SAMPLERS}
+    points = [(name, k, lab.most) for k in few for name in SAMPLERS] + [(name, k, n) for name in many for k in many[name]]
+    for name, evaluations, most in points:
+        parts = torch.arange(10, device=lab.device).repeat(most // 10).split(n)
 
-        def judged(name=name, evaluations=evaluations, labels=labels):
+        def judged(name=name, evaluations=evaluations, parts=parts, most=most):
             options = {"guidance": 1, "generator": helpers.seed_everything(seed, lab.device)}
-            images = in_batches(lambda part: SAMPLERS[name](model, part, evaluations, **options), labels)
+            images, labels = SAMPLERS[name](model, parts[0], evaluations, **options), torch.cat(parts)
+            first = {**lab.judge(images), "labels_right": evaluation.accuracy(lab.classifier, images, labels[:n])}
+            if len(parts) == 1 or first["frechet_distance"] > far:
+                return {**first, "n": n, "first": first}
+            images = torch.cat([images, *(SAMPLERS[name](model, part, evaluations, **options) for part in parts[1:])])
             right = evaluation.accuracy(lab.classifier, images, labels)
-            return {**lab.judge(images), "labels_right": right, "n": len(images), "first": lab.judge(images[:n_many])}
+            return {**lab.judge(images), "labels_right": right, "n": most, "first": first}
 
-        key = f"{record['digest']} {name} {evaluations} {n} {seed}"
-        point = remembered(Path(root) / "samplers.json", key, judged)
-        kept = found_large if (name, evaluations) in large and n == lab.most else curves
-        kept.setdefault(name, {})[str(evaluations)] = point
+        key = f"{record['digest']} {name} {evaluations} {most} {seed}"
+        point = curves[name][str(evaluations)] = remembered(Path(root) / "samplers.json", key, judged)
         print(f"{name}, {evaluations} evaluations: {point['frechet_distance']:.1f}, "
-              f"{point['labels_right']:.1%} right (n = {n:,})", flush=True)  # fmt: skip
-    return {"seed": seed, "training": helpers.provenance(record), "n_few": n_few, "n_many": n_many, "n_large": lab.most,
-            "curves": curves, "large": found_large,
-            "floor": {"few": lab.floor(n_few), "many": lab.floor(n_many)}}  # fmt: skip
+              f"{point['labels_right']:.1%} right (n = {point['n']:,})", flush=True)  # fmt: skip
+    curves = {name: dict(sorted(curve.items(), key=lambda point: int(point[0]))) for name, curve in curves.items()}
+    return {"seed": seed, "training": helpers.provenance(record), "n": n, "n_most": lab.most, "far": far, "curves": curves,
+            "floor": lab.floor(n), "floor_most": lab.floor(lab.most)}  # fmt: skip
 
 
 def guidance(lab, seed=7, n=2_000, weights=(0.0, 0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0), levels=12):
@@ -176,6 +181,28 @@ def noise_scales(lab, seed=7, n=200, root="runs/studies"):
     return {"seed": seed, "n": len(labels), "training": helpers.provenance(record), "largest_distance": widest,
             "ratio_by_the_rule": ratio, "levels_by_the_rule": samplers.number_of_levels(widest, 0.01, ratio),
             "variants": variants, "by_level": levels, "floor": lab.floor(len(labels))}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- training a score anew
+
+
+def trained(lab, model, loss, settings, path, generator, ema_decay=0.999, falling=True):
+    """(the network, its average over the updates) after the training loop of score-based-model.ipynb on loss(x, labels)."""
+    ema = helpers.ema_of(model, ema_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], betas=(0.9, 0.99))
+    batches = helpers.minibatches(lab.digits.train_images, lab.digits.train_labels, settings["batch_size"], generator)
+    state, history = {"model": model, "ema": ema, "optimizer": optimizer, "generator": generator}, {"loss": []}
+    for update in helpers.training_steps(settings["updates"], path, settings, history, state):
+        if falling:
+            helpers.set_learning_rate(optimizer, settings["learning_rate"], update, settings["updates"])
+        value = loss(*next(batches))
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        ema.update_parameters(model)
+        history["loss"].append(value.detach())
+    return model, ema.module
 
 
 # --------------------------------------------------------------------------------------------------------- inpainting
@@ -322,24 +349,13 @@ def train_likelihood(lab, seed, updates, path, batch_size=128, learning_rate=2e-
     sigma^2, the weighting whose loss bounds the likelihood (Song, Durkan, Murray & Ermon 2021, theorem 1)."""
     generator = helpers.seed_everything(seed, lab.device)
     model = LikelihoodNetwork(width).to(lab.device)
-    ema = helpers.ema_of(model, 0.999)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99))
-    batches = helpers.minibatches(lab.digits.train_images, lab.digits.train_labels, batch_size, generator)
     settings = {"seed": seed, "updates": updates, "batch_size": batch_size, "learning_rate": learning_rate, "width": width}
-    state = {"model": model, "ema": ema, "optimizer": optimizer, "generator": generator}
-    history = {"loss": []}
-    for update in helpers.training_steps(updates, path, settings, history, state):
-        helpers.set_learning_rate(optimizer, learning_rate, update, updates)
-        x = dequantised(next(batches)[0], generator)
+
+    def loss(x, labels):
         sigma = every_level(batch_size, generator, device=lab.device)
-        loss = helpers.denoising_score_matching_loss(model, x, sigma, generator=generator)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        ema.update_parameters(model)
-        history["loss"].append(loss.detach())
-    return ema.module
+        return helpers.denoising_score_matching_loss(model, dequantised(x, generator), sigma, generator=generator)
+
+    return trained(lab, model, loss, settings, path, generator)[1]
 
 
 def bits_of_png(images):
@@ -392,5 +408,6 @@ def likelihood(lab, seed=7, updates=6_000, levels=30, n_fine=200, levels_fine=16
             "coarse_less_fine": {"n": len(fine), "levels": levels_fine, **mean_and_error(coarse - fine)}}  # fmt: skip
 
 
-STUDIES = {"samplers": sampler_costs, "guidance": guidance, "noise-scales": noise_scales, "inpainting": inpainting,
-           "energy-behind-the-score": energy_behind_the_score, "likelihood": likelihood}  # fmt: skip
+STUDIES = {"samplers": sampler_costs, "guidance": guidance, "noise-scales": noise_scales,
+           "inpainting": inpainting, "energy-behind-the-score": energy_behind_the_score,
+           "likelihood": likelihood}  # fmt: skip

@@ -244,39 +244,34 @@ def time_to_quality_table(result, floors):
 
 def sampler_table(result, floors):
     """Distance of each sampler against evaluations, at both numbers of samples."""
-    floor = {kind: judged["frechet_distance"] for kind, judged in result["floor"].items()}
+    n, most = result["n"], result["n_most"]
+    few, many = (floor_of(floors, size, "each digit equally often") for size in (n, most))
     columns = sorted({int(k) for curve in result["curves"].values() for k in curve})
-    rows = []
-    for name, curve in result["curves"].items():
-        cells = []
-        for k in columns:
-            point = curve.get(str(k))
-            same = point and point["n"] == result["n_many"]
-            cells.append("" if not point else f"{point['first']['frechet_distance']:.1f}" if same else
-                         f"{point['frechet_distance']:.1f} ({point['first']['frechet_distance']:.1f}), "
-                         f"{point['labels_right']:.0%}")  # fmt: skip
-        rows.append([name, *cells])
-    large = "; ".join(f"{name}, {k} evaluations: {point['frechet_distance']:.1f}, {point['labels_right']:.1%} right"
-                      for name, curve in result["large"].items() for k, point in curve.items())  # fmt: skip
-    balanced = floor_of(floors, result["n_large"], "each digit equally often")
-    yield (f"**Samplers of the score against their cost.** Fréchet distance of n = {result['n_few']:,} samples, in "
-           "brackets and "
-           f"beyond {max(k for k in columns if k <= 50)} evaluations of n = {result['n_many']:,}, and share of "
-           "labels right, without guidance, by network "
-           f"evaluations an image. Real training images: {floor['few']:.1f} ({floor['many']:.1f}). Of n = "
-           f"{result['n_large']:,} samples: {large}; as many real ones, each digit equally often: {balanced['mean']:.1f} ± "
-           f"{balanced['std']:.1f} ({measured_on(result)}).")  # fmt: skip
+
+    def cell(point):
+        if not point:
+            return ""
+        alone = point["n"] == n
+        first, distance = f"{point['first']['frechet_distance']:.1f}", f"**{point['frechet_distance']:.1f}**"
+        return f"{first if alone else f'{distance} ({first})'}, {point['labels_right']:.1%}"
+
+    rows = [[name, *(cell(curve.get(str(k))) for k in columns)] for name, curve in result["curves"].items()]
+    yield ("**Samplers of the score against their cost.** Fréchet distance and share of labels right, without guidance, by "
+           f"network evaluations an image; bold: n = {most:,}, in brackets or alone: n = {n:,} (the first ones; beyond "
+           f"{max(k for k in columns if k <= 50)} evaluations, and where they are further than {result['far']} away, no "
+           "more were drawn). As many real training images, each digit equally often: "
+           f"{plus_minus(many, 1)} and {plus_minus(few, 1)} ({measured_on(result)}).")  # fmt: skip
     yield markdown_table(["sampler", *(f"{k:,}" for k in columns)], rows)
 
 
 def noise_scales_table(result, floors):
-    floor = result["floor"]["frechet_distance"]
+    floor = floor_of(floors, result["n"], "each digit equally often")
     rows = [[name, judged["evaluations"], f"{judged['frechet_distance']:.1f}", f"{judged['labels_right']:.1%}",
              f"{judged['rarest_digit']:.1%} to {judged['commonest_digit']:.1%}"]
             for name, judged in result["variants"].items()]  # fmt: skip
     yield (f"**Noise levels.** Annealed Langevin without guidance, n = {result['n']:,} samples asked for in equal "
-           "shares; real "
-           f"training images: {floor:.1f}. Largest distance between two training digits: "
+           "shares; as many "
+           f"real ones: {plus_minus(floor, 1)}. Largest distance between two training digits: "
            f"{result['largest_distance']:.2f}; ratio "
            f"of levels by the rule: {result['ratio_by_the_rule']:.4f} ({measured_on(result)}).")  # fmt: skip
     yield markdown_table(["levels", "evaluations", "Fréchet distance", "labels right", "share of a digit"], rows)
@@ -357,7 +352,8 @@ def notebooks_table(full, quick):
              *(f"{results[name]['training']['minutes']:.0f}" for results in (quick, full))]
             for name, text in NOTEBOOKS.items()]  # fmt: skip
     yield markdown_table(["notebook", "what it is", "minutes of training, `quick`", "`full`"], rows, texts=2)
-    yield "Minutes: " + "; ".join(f"`{preset}` on {' or '.join(names)}" for preset, names in hardware.items()) + "."
+    yield ("Minutes: " + "; ".join(f"`{preset}` on {' or '.join(names)}" for preset, names in hardware.items())
+           + ". Figures and numbers take a few minutes more. On a GPU: not measured.")  # fmt: skip
 
 
 def folded(parts):

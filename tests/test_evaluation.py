@@ -122,3 +122,8 @@ def test_peak_memory_counts_what_was_used():
     del block
     if before["RAM"] is not None:
         assert max(0.4, before["RAM"]) <= after["RAM"] < 100  # in GB, not MB
+
+
+def test_a_missing_judge_is_told_with_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"judges samples: put .*checkpoints/ here, or train one"):
+        evaluation.load_classifier("cpu", tmp_path)

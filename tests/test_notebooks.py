@@ -17,6 +17,7 @@ from PIL import Image
 
 import helpers
 import studies
+import tables
 from tools import shrink_notebooks
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +131,22 @@ def test_colab_without_the_modules_gets_told_what_to_do(path, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     with pytest.raises(FileNotFoundError, match=r"upload helpers\.py, samplers\.py, fast\.py and evaluation\.py"):
         exec(setup, {})
+
+
+def test_without_its_judge_the_score_notebook_says_so_before_it_trains(tmp_path, monkeypatch):
+    cells = code_cells(ROOT / "score-based-model.ipynb")
+    parameters = next(i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", []))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MNIST_ROOT", str(tmp_path))
+    monkeypatch.setattr(helpers, "CHECKPOINTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="the classifier that judges samples"):
+        exec(source(cells[parameters + 1]), {"preset": "smoke", "pretrained": False})
+
+
+def test_the_public_address_is_the_same_everywhere():
+    for path in NOTEBOOKS:
+        address = re.search(r'^REPOSITORY = "(.*)"', "\n".join(source(cell) for cell in code_cells(path)), re.M)[1]
+        assert address == (f"https://github.com/{tables.REPOSITORY}" if tables.REPOSITORY else "")
 
 
 OURS = {"EBM": {"buffer_size": 0}, "EBM-BestPractice": {

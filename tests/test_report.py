@@ -36,7 +36,7 @@ def pretended_results():
               "seed": 7}  # fmt: skip
 
     def curve(counts):
-        return {str(k): {**judged, "n": 2000 if k < 100 else 500, "first": judged} for k in counts}
+        return {str(k): {**judged, "n": 10_000 if k < 100 else 1000, "first": judged} for k in counts}
 
     few, many = (8, 12, 20, 32, 50), (8, 12, 20, 32, 50, 200, 1000)
     variants = ("the notebook's: 10 to 0.01, 30 levels of 8", "from 1", "from 5", "from 14.9, the largest distance",
@@ -49,12 +49,12 @@ def pretended_results():
     sigmas = ("0.015", "0.03", "0.06", "0.12", "0.25", "0.5", "1.0")
     return {
         "samplers": {
-            **record, "n_few": 2000, "n_many": 500, "floor": {"few": judged, "many": judged},
+            **record, "n": 1000, "n_most": 10_000, "far": 100, "floor": judged, "floor_most": judged,
             "curves": {"annealed Langevin": curve(many), "consistent annealed": curve(many),
                        "predictor-corrector": curve(many), "Heun": curve(few), "Heun with churn": curve(few),
                        "DPM-Solver++": curve(few)}},
         "noise-scales": {
-            **record, "n": 500, "largest_distance": 14.9, "ratio_by_the_rule": 1.082, "levels_by_the_rule": 93.7,
+            **record, "n": 200, "largest_distance": 14.9, "ratio_by_the_rule": 1.082, "levels_by_the_rule": 93.7,
             "variants": {name: {**judged, "evaluations": 241} for name in variants}, "floor": judged,
             "by_level": {str(sigma): {"loss": 0.4, "size": 0.59} for sigma in (20, 1, 0.002)}},
         "inpainting": {

@@ -39,13 +39,34 @@ def test_a_sampler_costs_what_it_says(name):
 
 
 def test_sampler_costs_are_kept_and_finite(lab, tmp_path):
-    options = {"few": (3,), "n_few": 10, "many": {"predictor-corrector": (5,)}, "n_many": 10, "large": (("Heun", 3),)}
-    first = score_studies.sampler_costs(lab, **options, root=tmp_path)
-    assert finite(first) and list(first["curves"]["Heun"]) == ["3"] and list(first["large"]) == ["Heun"]
-    assert list(first["curves"]["predictor-corrector"]) == ["3", "5"]
+    assert lab.most > 10
+    options = {"few": (3,), "many": {"predictor-corrector": (5,)}, "n": 10}
+    first = score_studies.sampler_costs(lab, **options, far=float("inf"), root=tmp_path)
+    assert finite({**first, "far": 0}) and list(first["curves"]["Heun"]) == ["3"]
+    assert {curve["3"]["n"] for curve in first["curves"].values()} == {lab.most}
+    curve = first["curves"]["predictor-corrector"]
+    assert list(curve) == ["3", "5"] and curve["5"]["n"] == 10
     kept = json.loads((tmp_path / "samplers.json").read_text())
-    assert len(kept) == len(score_studies.SAMPLERS) + 2
-    assert score_studies.sampler_costs(lab, **options, root=tmp_path) == first
+    assert len(kept) == len(score_studies.SAMPLERS) + 1
+    assert score_studies.sampler_costs(lab, **options, far=float("inf"), root=tmp_path) == first
+
+
+def test_where_a_sampler_is_far_off_its_first_images_are_enough(lab, tmp_path):
+    options = {"few": (3,), "many": {}, "n": 10}
+    near = score_studies.sampler_costs(lab, **options, far=float("inf"), root=tmp_path / "near")["curves"]["Heun"]["3"]
+    far = score_studies.sampler_costs(lab, **options, far=0, root=tmp_path / "far")["curves"]["Heun"]["3"]
+    assert far["n"] == 10 and far["first"] == near["first"] and "first" in far
+
+
+def test_two_processes_may_remember_in_one_file(tmp_path):
+    path = tmp_path / "a.json"
+
+    def meanwhile():
+        score_studies.remembered(path, "other", lambda: 2)
+        return 1
+
+    assert score_studies.remembered(path, "key", meanwhile) == 1
+    assert json.loads(path.read_text()) == {"other": 2, "key": 1}
 
 
 def test_remembered_calls_once(tmp_path):
