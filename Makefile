@@ -27,6 +27,7 @@ run: setup
 demo: setup
 	mkdir -p runs/notebooks
 	@for name in $(NOTEBOOKS); do $(EXECUTE) -p preset $(PRESET) -p pretrained True $$name.ipynb runs/notebooks/$$name-demo.ipynb || exit 1; done
+	@echo "Done. Open the executed notebooks, runs/notebooks/*-demo.ipynb, or look at the figures named above."
 
 # Re-executes the committed notebooks in place with the committed weights and rewrites assets/, README's first figure too.
 publish: setup

@@ -166,7 +166,8 @@ def load_mnist(root=None, device="cpu", download=True):
     missing = [name for name in MNIST_FILES if not (raw / name).exists()]
     if len(missing) == len(MNIST_FILES):
         print(f"!!! NO MNIST in {raw} ({reason}).\n!!! Going on with the UCI digits of scikit-learn "
-              "(1,797 real digits of 8x8 pixels, resized): good enough to try the code, not to judge a model.")
+              "(1,797 real digits of 8x8 pixels, resized): good enough to try the code, not to judge a model.\n"
+              "!!! If you have MNIST, set MNIST_ROOT to the folder that has MNIST/raw in it.")
         return uci_digits(device)
     if missing:
         raise FileNotFoundError(f"{raw} lacks {', '.join(missing)}: add them, or empty the folder to download all")

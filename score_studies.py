@@ -108,8 +108,7 @@ def sampler_costs(lab, seed=7, few=(20, 12, 8, 50), many=MANY, n=1_000, far=100,
         print(f"{name}, {evaluations} evaluations: {point['frechet_distance']:.1f}, "
               f"{point['labels_right']:.1%} right (n = {point['n']:,})", flush=True)  # fmt: skip
     curves = {name: dict(sorted(curve.items(), key=lambda point: int(point[0]))) for name, curve in curves.items()}
-    return {"seed": seed, "training": helpers.provenance(record), "n": n, "n_most": lab.most, "far": far, "curves": curves,
-            "floor": lab.floor(n), "floor_most": lab.floor(lab.most)}  # fmt: skip
+    return {"seed": seed, "training": helpers.provenance(record), "n": n, "n_most": lab.most, "far": far, "curves": curves}
 
 
 def guidance(lab, seed=7, n=2_000, weights=(0.0, 0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0), levels=12):
@@ -203,6 +202,34 @@ def trained(lab, model, loss, settings, path, generator, ema_decay=0.999, fallin
         ema.update_parameters(model)
         history["loss"].append(value.detach())
     return model, ema.module
+
+
+def averaging(lab, seed=7, updates=2_000, n=500, width=32, decay=0.99, hide_label=0.25, root="runs/studies"):
+    """What averaged weights buy (technique 5 of Song & Ermon 2020): small networks trained with a learning rate that falls
+    to zero and with one that stays, each judged as it is and averaged, by annealed Langevin dynamics."""
+    labels, found = torch.arange(10, device=lab.device).repeat(min(n, lab.most) // 10), {}
+    for falling, rate in ((True, "falls to zero"), (False, "stays")):
+        generator = helpers.seed_everything(seed, lab.device)
+        model = helpers.ScoreNetwork(width=width).to(lab.device)
+        settings = {"seed": seed, "updates": updates, "batch_size": 128, "learning_rate": 2e-3, "width": width, "rate": rate}
+
+        def loss(x, labels, model=model, generator=generator):
+            hidden = torch.rand(len(x), device=x.device, generator=generator) < hide_label
+            sigma = helpers.training_sigmas(len(x), device=x.device, generator=generator)
+            labels = labels.masked_fill(hidden, model.NO_LABEL)
+            return helpers.denoising_score_matching_loss(model, x, sigma, labels, helpers.edm_weight, generator)
+
+        path = Path(root) / f"averaging-{'falling' if falling else 'constant'}.pt"
+        pair = trained(lab, model, loss, settings, path, generator, decay, falling)
+        for name, network in zip(("as they are", "averaged"), pair, strict=True):
+            images = helpers.annealed_langevin_dynamics(
+                network, labels, helpers.geometric_sigmas(), steps=8, guidance=1,
+                generator=helpers.seed_everything(seed, lab.device))  # fmt: skip
+            judged = {**lab.judge(images), "labels_right": evaluation.accuracy(lab.classifier, images, labels)}
+            found.setdefault(rate, {})[name] = judged
+            print(f"rate {rate}, weights {name}: {evaluation.judgement_line(judged)}", flush=True)
+    return {"seed": seed, "n": len(labels), "updates": updates, "width": width, "decay": decay, "found": found,
+            "floor": lab.floor(len(labels))}  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------------- inpainting
@@ -409,5 +436,5 @@ def likelihood(lab, seed=7, updates=6_000, levels=30, n_fine=200, levels_fine=16
 
 
 STUDIES = {"samplers": sampler_costs, "guidance": guidance, "noise-scales": noise_scales,
-           "inpainting": inpainting, "energy-behind-the-score": energy_behind_the_score,
+           "averaging": averaging, "inpainting": inpainting, "energy-behind-the-score": energy_behind_the_score,
            "likelihood": likelihood}  # fmt: skip

@@ -731,6 +731,7 @@ def write_result(name, seconds, result, folder):
         compare(json.loads(path.read_text(encoding="utf-8")), record, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"{name}: {path}, after {seconds / 60:.1f} minutes", flush=True)
 
 
 def compare_folders(before, after):

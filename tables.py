@@ -277,6 +277,16 @@ def noise_scales_table(result, floors):
     yield markdown_table(["levels", "evaluations", "Fréchet distance", "labels right", "share of a digit"], rows)
 
 
+def averaging_table(result, floors):
+    rows = [[rate, weights, f"{judged['frechet_distance']:.1f}", f"{judged['labels_right']:.1%}"]
+            for rate, pair in result["found"].items() for weights, judged in pair.items()]  # fmt: skip
+    yield (f"**Averaged weights.** A score network of width {result['width']} after {result['updates']:,} updates, its "
+           f"weights as they are or averaged exponentially (decay {result['decay']}); n = {result['n']:,} samples by "
+           f"annealed Langevin without guidance, one run each; as many real training images: "
+           f"{result['floor']['frechet_distance']:.1f} ({measured_on(result)}).")  # fmt: skip
+    yield markdown_table(["learning rate", "weights", "Fréchet distance", "labels right"], rows, texts=2)
+
+
 def inpainting_table(result, floors):
     rows = []
     for mask, found in result["masks"].items():
@@ -319,7 +329,8 @@ def energy_behind_table(result, floors):
     yield markdown_table(["", *names, "around / along", "barrier"], rows)
 
 
-FURTHER = {"samplers": sampler_table, "noise-scales": noise_scales_table, "inpainting": inpainting_table,
+FURTHER = {"samplers": sampler_table, "noise-scales": noise_scales_table, "averaging": averaging_table,
+           "inpainting": inpainting_table,
            "likelihood": likelihood_table, "energy-behind-the-score": energy_behind_table}  # fmt: skip
 
 
@@ -346,14 +357,12 @@ def notebooks_table(full, quick):
     """The three notebooks, what they are and how long they train."""
     base = f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/"
     badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-    hardware = {preset: sorted({results[name]["training"]["hardware"] for name in NOTEBOOKS})
-                for preset, results in (("quick", quick), ("full", full))}  # fmt: skip
     rows = [[f"[`{name}.ipynb`]({name}.ipynb)" + (f" {badge}({base}{name}.ipynb)" if REPOSITORY else ""), text,
-             *(f"{results[name]['training']['minutes']:.0f}" for results in (quick, full))]
+             *(f"{training['minutes']:.0f} ({training['hardware']})"
+               for training in (quick[name]["training"], full[name]["training"]))]
             for name, text in NOTEBOOKS.items()]  # fmt: skip
     yield markdown_table(["notebook", "what it is", "minutes of training, `quick`", "`full`"], rows, texts=2)
-    yield ("Minutes: " + "; ".join(f"`{preset}` on {' or '.join(names)}" for preset, names in hardware.items())
-           + ". Figures and numbers take a few minutes more. On a GPU: not measured.")  # fmt: skip
+    yield "Figures and numbers take a few minutes more. On a GPU: not measured."
 
 
 def folded(parts):
