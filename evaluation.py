@@ -76,9 +76,10 @@ def load_classifier(device=None, folder=None):
         raise FileNotFoundError(f"there is no {path}, the classifier that judges samples: put the repository's folder "
                                 "checkpoints/ here, or train one with `python evaluation.py classifier`")  # fmt: skip
     record = helpers.load_checkpoint(path, "classifier", device)
-    model = DigitClassifier().to(device)
+    with torch.random.fork_rng(devices=[]):  # its initial weights take nothing from the draws of the run it judges
+        model = DigitClassifier()
     model.load_state_dict(record["weights"])
-    return model.eval()
+    return model.to(device).eval()
 
 
 @torch.no_grad()

@@ -124,6 +124,12 @@ def test_peak_memory_counts_what_was_used():
         assert max(0.4, before["RAM"]) <= after["RAM"] < 100  # in GB, not MB
 
 
+def test_the_judge_draws_nothing_from_the_run_it_is_loaded_in():
+    before = torch.manual_seed(0).get_state()
+    judge = evaluation.load_classifier("cpu")
+    assert torch.equal(torch.get_rng_state(), before) and not judge.training
+
+
 def test_a_missing_judge_is_told_with_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"judges samples: put .*checkpoints/ here, or train one"):
         evaluation.load_classifier("cpu", tmp_path)

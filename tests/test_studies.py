@@ -221,7 +221,7 @@ def test_images_unlike_digits_are_images_of_the_same_kind(lab):
 
 def test_a_new_result_is_compared_with_the_committed_one(tmp_path, capsys):
     studies.write_result("posterior", 60, {"a": 1.0, "b": [2.0, 3.0]}, tmp_path)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == f"posterior: {tmp_path / 'posterior.json'}, after 1.0 minutes\n"
     studies.write_result("posterior", 60, {"a": 1.0, "b": [2.0, 3.3]}, tmp_path)
     printed = capsys.readouterr().out
     assert "4 numbers, 3 identical" in printed and "/b/1: committed 3, now 3.3 (9.09%)" in printed
@@ -253,6 +253,7 @@ def test_against_compares_what_both_folders_hold(tmp_path, monkeypatch, capsys):
         studies.write_result("a", 60, {"x": value}, tmp_path / folder)
     studies.write_result("b", 60, {"x": 1.0}, tmp_path / "new")
     monkeypatch.setattr("sys.argv", ["studies.py", "--against", str(tmp_path / "old"), "--folder", str(tmp_path / "new")])
+    capsys.readouterr()
     studies.main()
     printed = capsys.readouterr().out
     assert "a: 2 numbers, 1 identical" in printed and "/x: committed 2, now 1 (50.00%)" in printed and "b:" not in printed
