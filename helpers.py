@@ -788,7 +788,7 @@ def show_images(ax, images, columns, title=None):
     from torchvision.utils import make_grid
 
     grid = make_grid(images.detach().float().cpu().clamp(0, 1), nrow=columns, padding=1, pad_value=0.35)
-    ax.imshow(grid[0], cmap="gray", vmin=0, vmax=1)
+    ax.imshow(grid[0].numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[], title=title)
 
 

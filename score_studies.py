@@ -6,6 +6,7 @@ The long ones keep each finished part in runs/studies/, and go on from there whe
 import io
 import json
 import math
+import time
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,7 +20,8 @@ import samplers
 
 
 def remembered(path, key, function):
-    """function(), or what it gave the last time, kept as JSON in the file `path` under `key`."""
+    """function(), or what it gave the last time, kept as JSON in the file `path` under `key`; under "seconds", how long all
+    these took."""
     path = Path(path)
 
     def all_known():
@@ -27,13 +29,20 @@ def remembered(path, key, function):
 
     known = all_known()
     if key not in known:
+        started = time.perf_counter()
         value = function()
         known = {**all_known(), key: value}  # others may have been added meanwhile, by a second process
+        known["seconds"] = known.get("seconds", 0.0) + time.perf_counter() - started
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = path.with_suffix(".tmp")
         whole.write_text(json.dumps(known, indent=1), encoding="utf-8")
         whole.replace(path)
     return known[key]
+
+
+def minutes_of(path):
+    """How long everything remembered in the file `path` took."""
+    return round(json.loads(Path(path).read_text(encoding="utf-8")).get("seconds", 0.0) / 60, 1)
 
 
 def score_model(lab):
@@ -108,7 +117,8 @@ def sampler_costs(lab, seed=7, few=(20, 12, 8, 50), many=MANY, n=1_000, far=100,
         print(f"{name}, {evaluations} evaluations: {point['frechet_distance']:.1f}, "
               f"{point['labels_right']:.1%} right (n = {point['n']:,})", flush=True)  # fmt: skip
     curves = {name: dict(sorted(curve.items(), key=lambda point: int(point[0]))) for name, curve in curves.items()}
-    return {"seed": seed, "training": helpers.provenance(record), "n": n, "n_most": lab.most, "far": far, "curves": curves}
+    return {"minutes": minutes_of(Path(root) / "samplers.json"), "seed": seed, "n": n,
+            "training": helpers.provenance(record), "n_most": lab.most, "far": far, "curves": curves}  # fmt: skip
 
 
 def guidance(lab, seed=7, n=2_000, weights=(0.0, 0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0), levels=12):
@@ -177,7 +187,8 @@ def noise_scales(lab, seed=7, n=200, root="runs/studies"):
     generator = helpers.seed_everything(seed, lab.device)
     levels = loss_by_level(model, lab.digits.test_images[:n], helpers.geometric_sigmas(20.0, 0.002, 30), generator)
     ratio = samplers.level_ratio(784)
-    return {"seed": seed, "n": len(labels), "training": helpers.provenance(record), "largest_distance": widest,
+    return {"minutes": minutes_of(Path(root) / "noise-scales.json"), "seed": seed, "n": len(labels),
+            "training": helpers.provenance(record), "largest_distance": widest,
             "ratio_by_the_rule": ratio, "levels_by_the_rule": samplers.number_of_levels(widest, 0.01, ratio),
             "variants": variants, "by_level": levels, "floor": lab.floor(len(labels))}  # fmt: skip
 

@@ -268,8 +268,9 @@ def break_away(lab, updates=6_000, n=64, seed=1, root="runs/studies"):
     committed, record = helpers.load_pretrained("EBM-BestPractice", lab.device)
     sides = {"samples' energy squared too": (model, history), "data's energy squared alone": (committed, record["history"])}
     window, steps = max(updates // 120, 1), [0, 5, 20, 100]
-    report = {"seed": seed, "n": n, "updates": updates, "window": window, "regularisation": recipe.regularisation,
-              "gap": {}, "from_noise": {}}  # fmt: skip
+    minutes = helpers.load_checkpoint(path, "run")["seconds"] / 60  # of training, also if it was done before
+    report = {"minutes": round(minutes, 1), "seed": seed, "n": n, "updates": updates, "window": window,
+              "regularisation": recipe.regularisation, "gap": {}, "from_noise": {}}  # fmt: skip
     for name, (energy, curves) in sides.items():
         gap = (curves["e_minus"] - curves["e_plus"])[:updates]
         report["gap"][name] = running_mean(gap, window)[::window].tolist()

@@ -4,13 +4,28 @@ import json
 from pathlib import Path
 
 MARKS = {part: (f"<!-- {part}: written by `make tables`, do not edit -->", f"<!-- end of {part} -->")
-         for part in ("notebooks", "tables")}  # fmt: skip
+         for part in ("notebooks", "studies", "tables")}  # fmt: skip
 REPOSITORY = ""  # "owner/name", once it is public on GitHub: each notebook then gets its Colab badge
 NOTEBOOKS = {"EBM-BestPractice": "**The primary energy-based model**: contrastive divergence with Langevin dynamics and a "
                                  "**replay buffer**",
              "EBM": "The same without the buffer, for comparison: every chain starts from noise",
              "score-based-model": "**NCSN**: denoising score matching, annealed Langevin dynamics, unconditional and "
                                   "class-conditional"}  # fmt: skip
+STUDIES = {"floors": "what real training images get, at each n",
+           "chains": "the three energies' chains from noise, up to 10,000 steps",
+           "score-samples": "10,000 samples of the score model; a classifier trained on generated digits",
+           "denoising": "both models and their rivals at four noise levels",
+           "posterior": "the digits that a noisy digit could be, against theory",
+           "out-of-distribution": "energies of test digits and of other images",
+           "samplers": "six samplers of the score against network evaluations",
+           "guidance": "weights of guidance", "noise-scales": "other noise levels for annealed Langevin",
+           "averaging": "weights averaged or not (trains two small networks)",
+           "inpainting": "completing digits", "likelihood": "bits a pixel (trains a small network first)",
+           "energy-behind-the-score": "the two halves joined: fields, barriers, work around triangles",
+           "stability": "trains five seeds each with and without one buffer, all else equal",
+           "ablation": "trains the recipe with one thing changed at a time",
+           "break-away": "trains with the samples' energy squared"}
+MADE = ("stability", "ablation", "break-away")  # these have a make target
 QUALITY = ["Fréchet distance", "× floor", "precision", "recall", "confident", "share of a digit", "labels right"]
 
 
@@ -365,6 +380,16 @@ def notebooks_table(full, quick):
     yield "Figures and numbers take a few minutes more. On a GPU: not measured."
 
 
+def studies_table(results):
+    """One row a study: its command, what it does, how long it took where its committed result was measured."""
+    rows = []
+    for name in [name for name in STUDIES if name in results]:
+        result, command = results[name], f"make {name}" if name in MADE else f".venv/bin/python studies.py {name}"
+        minutes = "not timed: in several sittings" if result["minutes"] is None else f"{max(result['minutes'], 1):,.0f}"
+        rows.append([f"`{command}`", STUDIES[name], minutes, result["hardware"]])
+    yield markdown_table(["command", "what it does", "minutes", "on"], rows, texts=2)
+
+
 def folded(parts):
     """A table under its title, which folds out."""
     text, *rest = parts
@@ -386,7 +411,7 @@ def readme_parts(folder="assets/results"):
               *(table(results[name], floors) for name, table in FURTHER.items() if name in results),
               strangers_table(results["out-of-distribution"]), memory_table(results),
               time_to_quality_table(results["time-to-quality"], floors)]  # fmt: skip
-    return {"notebooks": "\n\n".join(notebooks_table(results, quick)),
+    return {"notebooks": "\n\n".join(notebooks_table(results, quick)), "studies": "\n\n".join(studies_table(results)),
             "tables": "\n\n".join([*open_, *map(folded, tables), *cost])}  # fmt: skip
 
 

@@ -114,7 +114,8 @@ def test_time_to_compares_with_the_best_the_reference_reached():
 
 def test_time_to_quality_is_written_as_it_comes(tmp_path):
     points = [{"minutes": 1.0, "updates": 9, "best": 300.0}]
-    lab = SimpleNamespace(floor=lambda n: {"frechet_distance": 7.0})
+    digits = helpers.Digits(*[torch.zeros(100, 1, 28, 28), torch.arange(10).repeat(10)] * 2, "none")
+    lab = SimpleNamespace(digits=digits, most=100, judge=lambda images: {"frechet_distance": 7.0})
     quality.write({"replay buffer": points}, lab, 10, tmp_path / "results")
     path = tmp_path / "results" / "time-to-quality.json"
     assert json.loads(path.read_text())["time_to"] is None and (tmp_path / "time_to_quality.png").exists()

@@ -29,8 +29,8 @@ def test_the_promised_lines_are_in_readme_verbatim():
 
 
 @pytest.mark.parametrize("block", python_blocks(), ids=lambda block: block.splitlines()[-1][:40])
-def test_code_blocks_run_each_on_its_own(block, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_code_blocks_run_each_on_its_own(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # one of them saves a picture
     monkeypatch.setattr(helpers, "download_mnist", lambda root: "tests stay offline")
     torch.manual_seed(0)
     names = {}

@@ -47,7 +47,7 @@ def test_sampler_costs_are_kept_and_finite(lab, tmp_path):
     curve = first["curves"]["predictor-corrector"]
     assert list(curve) == ["3", "5"] and curve["5"]["n"] == 10
     kept = json.loads((tmp_path / "samplers.json").read_text())
-    assert len(kept) == len(score_studies.SAMPLERS) + 1
+    assert len(kept) == len(score_studies.SAMPLERS) + 2  # the one point more, and the seconds
     assert score_studies.sampler_costs(lab, **options, far=float("inf"), root=tmp_path) == first
 
 
@@ -66,7 +66,9 @@ def test_two_processes_may_remember_in_one_file(tmp_path):
         return 1
 
     assert score_studies.remembered(path, "key", meanwhile) == 1
-    assert json.loads(path.read_text()) == {"other": 2, "key": 1}
+    known = json.loads(path.read_text())
+    assert known.pop("seconds") > 0 and known == {"other": 2, "key": 1}
+    assert score_studies.minutes_of(path) == 0.0
 
 
 def test_remembered_calls_once(tmp_path):
