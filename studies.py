@@ -161,12 +161,18 @@ def train_and_judge(recipe, seed, n, lengths, path):
     """Train one energy, draw n fresh chains, judge them at `lengths`: (history, judgements by steps, minutes)."""
     lab = laboratory()
     model, history = train_energy(recipe, lab.digits, path, seed)
-    generator = torch.Generator(lab.device).manual_seed(1_000 + seed)
+    judged = judge_chains(lab, model, recipe, 1_000 + seed, n, lengths, path.stem)
+    return history, judged, helpers.load_checkpoint(path, "run")["seconds"] / 60
+
+
+def judge_chains(lab, model, recipe, seed, n, lengths, name):
+    """{steps: judgement} of n fresh chains of one energy, run on from each length to the next."""
+    generator = torch.Generator(lab.device).manual_seed(seed)
     start = torch.rand(n, *helpers.IMAGE_SHAPE, device=lab.device, generator=generator)
     _, frames = helpers.langevin_dynamics(model, start, lengths[-1], **recipe.chain, snapshots=lengths, generator=generator)
     judged = {str(k): lab.judge(x) for k, x in zip(lengths, frames, strict=True)}
-    print(f"{path.stem}: distance {[round(j['frechet_distance']) for j in judged.values()]} at {lengths} steps", flush=True)
-    return history, judged, helpers.load_checkpoint(path, "run")["seconds"] / 60
+    print(f"{name}: distance {[round(j['frechet_distance']) for j in judged.values()]} at {lengths} steps", flush=True)
+    return judged
 
 
 def stability_run(arguments):
@@ -283,6 +289,22 @@ def break_away(lab, updates=6_000, n=64, seed=1, root="runs/studies"):
     return report
 
 
+OLDER = {"old_share": 0.5, "old_size": 512, "fall": 0.25, "ema_decay": 0.999}
+
+
+def older_chains(lab, n=500, lengths=(60, 200, 500, 1_000, 2_000, 5_000, 10_000), seed=1, root="runs/studies"):
+    """What older chains buy and cost: the committed run with half of each batch from them, beside the committed energy."""
+    path, judged = Path(root) / "older-chains.pt", {}
+    model, _ = train_energy(BEST._replace(**OLDER), lab.digits, path, seed)
+    committed, _ = helpers.load_pretrained("EBM-BestPractice", lab.device)
+    n = min(n, lab.most)
+    for name, energy in (("half of them old", model), ("the recipe: a quarter", committed)):
+        judged[name] = judge_chains(lab, energy, BEST, 1_000 + seed, n, list(lengths), name)
+    minutes = helpers.load_checkpoint(path, "run")["seconds"] / 60
+    return {"minutes": round(minutes, 1), "seed": seed, "n": n, "floor": lab.floor(n), "chains": judged,
+            "changed": {key: str(value) for key, value in OLDER.items()}}  # fmt: skip
+
+
 # ---------------------------------------------------------------------------------------------------------- laboratory
 
 
@@ -344,7 +366,7 @@ def nearest_training_digits(lab, images):
 
 # --------------------------------------------------------------------------------------------- studies without training
 
-def floors(lab, sizes=(100, 200, 1_000, 10_000), blocks=10):
+def floors(lab, sizes=(100, 200, 500, 1_000, 10_000), blocks=10):
     """What samples can hope for: the distance of disjoint blocks of real training images, as they come and with each digit
     equally often, as conditional samples have it."""
     images, labels = lab.digits.train_images, lab.digits.train_labels
@@ -699,7 +721,8 @@ def out_of_distribution(lab, seed=7, n=1_000):
 
 STUDIES = {"floors": floors, "chains": chains, "score-samples": score_samples,
            "denoising": denoising, "posterior": posterior, "out-of-distribution": out_of_distribution}  # fmt: skip
-TRAINING = {"stability": stability, "ablation": ablation, "break-away": break_away, "tutorial": tutorial}
+TRAINING = {"stability": stability, "ablation": ablation, "break-away": break_away,
+            "older-chains": older_chains, "tutorial": tutorial}  # fmt: skip
 
 
 def leaves(value, path=""):

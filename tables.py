@@ -24,7 +24,8 @@ STUDIES = {"floors": "what real training images get, at each n",
            "energy-behind-the-score": "the two halves joined: fields, barriers, work around triangles",
            "stability": "trains five seeds each with and without one buffer, all else equal",
            "ablation": "trains the recipe with one thing changed at a time",
-           "break-away": "trains with the samples' energy squared"}
+           "break-away": "trains with the samples' energy squared",
+           "older-chains": "trains with half of each batch from the older chains"}
 MADE = ("stability", "ablation", "break-away")  # these have a make target
 QUALITY = ["Fréchet distance", "× floor", "precision", "recall", "confident", "share of a digit", "labels right"]
 
@@ -156,6 +157,18 @@ def ablation_table(result):
            f"{result['floor']['frechet_distance']:.1f} ({result['hardware']}, {result['date']}).")  # fmt: skip
     header = ["", "changed", "updates", *(f"{int(k):,} steps" for k in result["runs"][0]["chains"])]
     yield markdown_table(header, rows)
+
+
+def older_chains_table(result):
+    rows = [[name, *(f"{judged['frechet_distance']:.0f}" for judged in chains.values())]
+            for name, chains in result["chains"].items()]  # fmt: skip
+    changed = ", ".join(f"`{key}={value}`" for key, value in result["changed"].items())
+    yield (f"**Older chains.** The committed run trained anew with half of each batch from the chains that live longer "
+           f"({changed}; {result['minutes']:.0f} minutes of training) and the committed energy; Fréchet distance of n = "
+           f"{result['n']:,} fresh chains; that of as many real images is {result['floor']['frechet_distance']:.1f} "
+           f"({measured_on(result)}).")  # fmt: skip
+    lengths = next(iter(result["chains"].values()))
+    yield markdown_table(["old chains in a batch", *(f"{int(steps):,} steps" for steps in lengths)], rows)
 
 
 def denoising_table(result):
@@ -407,6 +420,7 @@ def readme_parts(folder="assets/results"):
              *speed_tables(results["benchmarks"])]  # fmt: skip
     tables = [stability_table(results["stability"], floors),
               *([ablation_table(results["ablation"])] if "ablation" in results else []),
+              *([older_chains_table(results["older-chains"])] if "older-chains" in results else []),
               denoising_table(results["denoising"]), posterior_table(results["posterior"]),
               *(table(results[name], floors) for name, table in FURTHER.items() if name in results),
               strangers_table(results["out-of-distribution"]), memory_table(results),

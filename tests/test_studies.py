@@ -171,6 +171,17 @@ def test_break_away_shows_both_runs_and_where_their_chains_go(lab, tmp_path, mon
     assert numbers_are_finite(report)
 
 
+def test_older_chains_are_judged_beside_the_committed_ones(lab, tmp_path, monkeypatch):
+    small = studies.SMALLER._replace(updates=4, width=8, batch_size=8, buffer_size=50)
+    monkeypatch.setattr(studies, "BEST", small)
+    report = studies.older_chains(lab, n=20, lengths=(2, 5), root=tmp_path)
+    kept = helpers.load_checkpoint(tmp_path / "older-chains.pt", "run")
+    assert kept["settings"]["old_share"] == 0.5 and {"redraw", "old_share"} <= set(kept["settings"])
+    first, second = report["chains"].values()
+    assert list(first) == list(second) == ["2", "5"] and numbers_are_finite(report)
+    assert first["5"]["frechet_distance"] != second["5"]["frechet_distance"]
+
+
 def test_gap_statistics_of_known_series():
     zeros = np.zeros(2_000)
     wave = {"e_plus": zeros, "e_minus": 0.2 * np.sin(2 * np.pi * np.arange(2_000) / 100)}  # period 100
