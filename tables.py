@@ -112,11 +112,12 @@ def chains_table(result, floors):
     training = {name: energy["training"] for name, energy in result["energies"].items()}
     minutes = {name: f"{record['minutes']:.0f}" for name, record in training.items()}
     where = "; ".join(f"{name}: {energy['measured_on']}" for name, energy in result["energies"].items())
+    tutorial = training["tutorial settings"]
     yield (f"**Energies.** Fresh chains from noise (seed {result['seed']}; {where}). The tutorial settings are those "
-           f"of the UvA deep learning course, tutorial 8, trained by us for {minutes['tutorial settings']} minutes on one "
-           f"core, {training['tutorial settings']['updates']:,} updates where the tutorial does about 28,000 on a GPU; the "
-           f"other two took {minutes['replay buffer']} and {minutes['no buffer']} minutes. The one without buffer is judged "
-           "as training left it, after it had broken away.")  # fmt: skip
+           f"of the UvA deep learning course, tutorial 8 (width 16), trained by us for {tutorial['minutes']:.0f} minutes "
+           f"on one core, {tutorial['updates']:,} updates where the tutorial does about 28,000 on a GPU; the other two took "
+           f"{minutes['replay buffer']} and {minutes['no buffer']} minutes. The one without buffer is judged as training "
+           "left it, after it had broken away.")  # fmt: skip
     yield markdown_table(["energy", "steps", "n", *QUALITY[:-1]], rows)
 
 
@@ -133,7 +134,7 @@ def stability_table(result, floors):
     rows = []
     for side in sides:
         summary = result[side]["summary"]
-        rows.append([side, f"{summary['diverged']} of {runs}", plus_minus(summary["gap_mean"], 3),
+        rows.append([side.replace("replay", "one"), f"{summary['diverged']} of {runs}", plus_minus(summary["gap_mean"], 3),
                      plus_minus(summary["gap_std"], 3),
                      *(plus_minus(value, 2) for value in summary["gap_autocorrelation"].values()),
                      *(plus_minus(value) for value in summary["frechet_distance"].values())])  # fmt: skip
@@ -225,7 +226,8 @@ def speed_tables(result):
     chains, peers = result["chains"], ("ours", "ebmkit", "torchebm", "tutorial loop, float32", "tutorial loop, autocast")
     peak = " and ".join(f"{value / 1e9:,.0f} GFLOP/s in {name}" for name, value in result["peak_flops"].items())
     turns = chains["batch"]["1"]["ours"]["repetitions"]
-    yield (f"**Speed of chains.** Image-steps per second, {chains['parameters']:,} parameters, {chains['steps']} steps, "
+    yield (f"**Speed of chains.** Image-steps per second, {chains['parameters']:,} parameters (width 16, as the "
+           f"tutorial's; the committed energies have width 32), {chains['steps']} steps, "
            f"median of {turns} turns; peak: a 2,048³ matrix product, {peak} ({measured_on(result)}, "
            f"PyTorch {result['torch']}). The others run in a process of their own, as they come; the second ratio is to "
            "them in our process, where freed memory is kept.")  # fmt: skip
@@ -234,7 +236,9 @@ def speed_tables(result):
             for batch, row in chains["batch"].items()]  # fmt: skip
     header = ["", *peers, "ours / best peer library", "with our memory settings", "share of peak"]
     yield markdown_table(header, rows)
-    yield "**Speed of updates and of the score network.** Ours against the straightforward float32 program, per second."
+    width = next(iter(result["digits"].values()))["width"]
+    yield ("**Speed of updates and of the score network.** Ours against the straightforward float32 program, per second; "
+           f"the score network has width {width}.")  # fmt: skip
 
     def cells(row, digits):
         return [f"{row[who]['median']:,.{digits}f}" for who in ("ours", "float32")] + [f"{row['ratio']:.1f}"]
@@ -247,7 +251,6 @@ def speed_tables(result):
     if compiled:
         yield (f"Not used: `torch.compile` of the score network, {compiled['median']:,.0f} evaluations a second at batch "
                f"512 after {compiled['seconds_to_compile']:.0f} seconds of compiling.")  # fmt: skip
-    width = next(iter(result["digits"].values()))["width"]
     yield f"**100 conditional digits** from the score network committed then (width {width}), seconds."
     rows = [[name, f"{row['evaluations']:,}", f"{row['seconds']:.1f}"] for name, row in result["digits"].items()]
     yield markdown_table(["sampler", "network evaluations an image", "seconds"], rows)
@@ -266,7 +269,7 @@ def time_to_quality_table(result, floors):
     rows = []
     for name, points in result["runs"].items():
         at = {round(point["minutes"], 1): f"{point['best']:.0f}" for point in points}
-        rows.append([name, *(at.get(m, "") for m in minutes)])
+        rows.append([name.replace("replay", "one"), *(at.get(m, "") for m in minutes)])
     yield markdown_table(["minutes", *(f"{m:g}" for m in minutes)], rows)
 
 

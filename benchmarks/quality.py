@@ -68,7 +68,8 @@ def draw(result, floor, path):
 
     figure, ax = plt.subplots(figsize=(7, 3.6))
     for name, points in result["runs"].items():
-        ax.loglog([p["minutes"] for p in points], [p["best"] for p in points], "o-", color=COLORS[name], label=name)
+        marker, label = "s-" if name == "tutorial settings" else "o-", name.replace("replay", "one")
+        ax.loglog([p["minutes"] for p in points], [p["best"] for p in points], marker, color=COLORS[name], label=label)
     ax.axhline(floor, color="black", linestyle=":", label="real training images (the floor)")
     ticks = (0.5, 1, 2, 3, 5, 10, 20, 30)
     ax.set_xticks(ticks, ticks)
