@@ -293,7 +293,7 @@ OLDER = {"old_share": 0.5, "old_size": 512, "fall": 0.25, "ema_decay": 0.999}
 
 
 def older_chains(lab, n=500, lengths=(60, 200, 500, 1_000, 2_000, 5_000, 10_000), seed=1, root="runs/studies"):
-    """What older chains buy and cost: the committed run with half of each batch from them, beside the committed energy."""
+    """Older chains in training: an energy trained with the changes OLDER (half of its batches old) and the committed."""
     path, judged = Path(root) / "older-chains.pt", {}
     model, _ = train_energy(BEST._replace(**OLDER), lab.digits, path, seed)
     committed, _ = helpers.load_pretrained("EBM-BestPractice", lab.device)

@@ -41,6 +41,11 @@ def markdown_table(header, rows, texts=1):
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [header, *rows]).replace("\n", f"\n{line}\n", 1)
 
 
+def one_buffer(name):
+    """The results' "replay buffer" where it is the baseline's settings with one buffer, not the recipe with its two."""
+    return name.replace("replay buffer", "one buffer")
+
+
 def plus_minus(summary, digits=0):
     return f"{summary['mean']:,.{digits}f} ± {summary['std']:,.{digits}f}"
 
@@ -134,7 +139,7 @@ def stability_table(result, floors):
     rows = []
     for side in sides:
         summary = result[side]["summary"]
-        rows.append([side.replace("replay", "one"), f"{summary['diverged']} of {runs}", plus_minus(summary["gap_mean"], 3),
+        rows.append([one_buffer(side), f"{summary['diverged']} of {runs}", plus_minus(summary["gap_mean"], 3),
                      plus_minus(summary["gap_std"], 3),
                      *(plus_minus(value, 2) for value in summary["gap_autocorrelation"].values()),
                      *(plus_minus(value) for value in summary["frechet_distance"].values())])  # fmt: skip
@@ -269,7 +274,7 @@ def time_to_quality_table(result, floors):
     rows = []
     for name, points in result["runs"].items():
         at = {round(point["minutes"], 1): f"{point['best']:.0f}" for point in points}
-        rows.append([name.replace("replay", "one"), *(at.get(m, "") for m in minutes)])
+        rows.append([one_buffer(name), *(at.get(m, "") for m in minutes)])
     yield markdown_table(["minutes", *(f"{m:g}" for m in minutes)], rows)
 
 

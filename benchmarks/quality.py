@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import helpers
 import studies
+import tables
 
 RECIPES = {"replay buffer": studies.Recipe(), "no buffer": studies.Recipe(buffer_size=0),
            "tutorial settings": studies.TUTORIAL}  # fmt: skip
@@ -68,7 +69,7 @@ def draw(result, floor, path):
 
     figure, ax = plt.subplots(figsize=(7, 3.6))
     for name, points in result["runs"].items():
-        marker, label = "s-" if name == "tutorial settings" else "o-", name.replace("replay", "one")
+        marker, label = "s-" if name == "tutorial settings" else "o-", tables.one_buffer(name)
         ax.loglog([p["minutes"] for p in points], [p["best"] for p in points], marker, color=COLORS[name], label=label)
     ax.axhline(floor, color="black", linestyle=":", label="real training images (the floor)")
     ticks = (0.5, 1, 2, 3, 5, 10, 20, 30)
