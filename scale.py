@@ -89,8 +89,8 @@ def main():
     samples, labels = sample(accelerator, model, arguments.samples, arguments.seed, steps=arguments.steps)
     if accelerator.is_main_process:
         bytes_ = (255 * samples.clamp(0, 1)).round().byte().cpu()
-        helpers.save_atomically({"losses": torch.tensor(losses), "samples": bytes_, "labels": labels.cpu()},
-                                Path(arguments.folder) / "scale.pt")  # fmt: skip
+        made = {"losses": torch.tensor(losses), "model": model.state_dict(), "samples": bytes_, "labels": labels.cpu()}
+        helpers.save_atomically(made, Path(arguments.folder) / "scale.pt")
         print(f"{accelerator.num_processes} processes, {arguments.updates:,} updates, {len(samples):,} samples: "
               f"{arguments.folder}/scale.pt")  # fmt: skip
     accelerator.wait_for_everyone()

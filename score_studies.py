@@ -167,7 +167,7 @@ def loss_by_level(model, images, sigmas, generator):
     return found
 
 
-def noise_scales(lab, seed=7, n=200, root="runs/studies"):
+def noise_scales(lab, seed=7, n=500, root="runs/studies"):
     """What the noise levels buy: distance, labels right and digit shares of annealed Langevin with other first and last
     levels, numbers of levels and of steps; the loss and the size of the score level by level."""
     model, record = score_model(lab)

@@ -366,7 +366,7 @@ def nearest_training_digits(lab, images):
 
 # --------------------------------------------------------------------------------------------- studies without training
 
-def floors(lab, sizes=(100, 200, 500, 1_000, 10_000), blocks=10):
+def floors(lab, sizes=(100, 200, 500, 1_000, 2_000, 10_000), blocks=10):
     """What samples can hope for: the distance of disjoint blocks of real training images, as they come and with each digit
     equally often, as conditional samples have it."""
     images, labels = lab.digits.train_images, lab.digits.train_labels

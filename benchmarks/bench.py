@@ -296,11 +296,12 @@ def bench_growth(device, repetitions=3):
     }
 
 
-def draw_growth(growth, path):
+def draw_growth(result, path):
     """One figure: how the cost of chains grows with batch, steps, width and buffer size."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 4, figsize=(10, 2.8))
+    figure, axes = plt.subplots(1, 4, figsize=(10, 3))
+    growth, dtype = result["growth"], result["dtype"].removeprefix("torch.")
     labels = {"batch": "chains at once", "steps": "steps of 128 chains", "width": "width of the network",
               "buffer": "chains in the buffer"}  # fmt: skip
     for ax, (kind, label) in zip(axes, labels.items(), strict=True):
@@ -314,6 +315,7 @@ def draw_growth(growth, path):
     axes[3].set_ylabel("ms to draw 128\nand write them back")
     for ax in axes:
         ax.grid(alpha=0.3)
+    figure.suptitle(f"{result['hardware']}, {dtype}", fontsize=9)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, facecolor="white")
@@ -335,7 +337,7 @@ def main():
     path = Path(arguments.folder) / "benchmarks.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    draw_growth(result["growth"], Path(arguments.folder).parent / "speed_growth.png")
+    draw_growth(result, Path(arguments.folder).parent / "speed_growth.png")
 
 
 if __name__ == "__main__":

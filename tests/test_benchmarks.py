@@ -132,5 +132,5 @@ def test_best_distance_judges_one_chain_at_three_lengths(generator):
 def test_growth_figure_is_drawn(tmp_path):
     rates = {"1": {"seconds": 1.0, "image_steps_per_second": 1e3}, "10": {"seconds": 2.0, "image_steps_per_second": 2e4}}
     growth = dict.fromkeys(("batch", "steps", "width", "buffer"), rates)
-    bench.draw_growth(growth, tmp_path / "growth.png")
+    bench.draw_growth({"growth": growth, "hardware": "a chip", "dtype": "torch.float32"}, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 5_000

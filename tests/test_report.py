@@ -167,7 +167,8 @@ def test_a_missing_file_stops_the_build(copy, missing):
 
 SETTINGS = {  # what the code sets or arithmetic gives, and no measurement
     "0.1", "0.01", "0.015", "0.05", "0.001", "0.005", "0.06", "0.25", "0.5", "1.0", "2.5", "1.2", "-1.7", "1.4", "3.10",
-    "10,000", "60,000", "20,000", "1,000", "5 %", "0.1 %", "90 %", "95 %", "99 %", "80 %", "20 %", "75 %",
+    "10,000", "60,000", "20,000", "1,000", "14,000", "17,500", "28,000", "0.995",
+    "5 %", "0.1 %", "90 %", "95 %", "99 %", "80 %", "20 %", "75 %",
 }  # fmt: skip
 
 
@@ -205,7 +206,14 @@ def test_numbers_are_rounded_as_python_rounds_them():
 
 
 def test_the_rules_for_noise_levels_are_those_of_the_samplers():
-    ratio, step, overlap = evaluated("(rule-ratio, our-step.at(0), level-overlap(1.1, 784))")
+    ratio, step, overlap, variance = evaluated(
+        "(rule-ratio, our-step.at(0), level-overlap(1.1, 784), handed-on(1.3, 0.2, 3, 4))")
+    v = 1.0
+    for _ in range(4):  # levels: the variance in units of the next one's, then the recursion of a step on a Gaussian
+        v *= 1.3**2
+        for _ in range(3):
+            v = (1 - 0.2) ** 2 * v + 2 * 0.2
+    assert variance == pytest.approx(v, rel=1e-9)
     assert ratio == pytest.approx(samplers.level_ratio(784), rel=1e-6)
     sigmas = samplers.geometric_sigmas()
     assert step == pytest.approx(samplers.annealed_step(sigmas, 8) / float(sigmas[-1]) ** 2, abs=2e-4)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 pytest.importorskip("accelerate")
+import helpers
 import scale
 
 ROOT = Path(scale.__file__).parent
@@ -44,6 +45,12 @@ def test_two_processes_train_as_one_does(results):
     one, two = results[1]["losses"], results[2]["losses"]
     assert len(one) == 6 and torch.allclose(one, two, atol=2e-3)  # bfloat16, and sums in another order
     assert one.std() > 0.05  # the curve has something to tell
+
+
+def test_the_weights_it_leaves_make_a_score_network(results):
+    network = helpers.ScoreNetwork(width=8)
+    network.load_state_dict(results[2]["model"])
+    assert torch.allclose(network.stem.weight, results[1]["model"]["stem.weight"], atol=5e-3)
 
 
 def test_no_two_processes_draw_the_same_noise(results):
