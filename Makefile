@@ -21,12 +21,16 @@ setup: .venv/installed
 
 run: setup
 	mkdir -p runs/notebooks
-	@for name in $(NOTEBOOKS); do PYTHONUNBUFFERED=1 $(EXECUTE) -p preset $(PRESET) $$name.ipynb runs/notebooks/$$name.ipynb || exit 1; done
+	@for name in $(NOTEBOOKS); do \
+		PYTHONUNBUFFERED=1 $(EXECUTE) -p preset $(PRESET) $$name.ipynb runs/notebooks/unfinished.ipynb || exit 1; \
+		mv runs/notebooks/unfinished.ipynb runs/notebooks/$$name.ipynb; done
 	@echo "Done. Open the executed notebooks in runs/notebooks/, or look at the figures named above."
 
 demo: setup
 	mkdir -p runs/notebooks
-	@for name in $(NOTEBOOKS); do $(EXECUTE) -p preset $(PRESET) -p pretrained True $$name.ipynb runs/notebooks/$$name-demo.ipynb || exit 1; done
+	@for name in $(NOTEBOOKS); do \
+		$(EXECUTE) -p preset $(PRESET) -p pretrained True $$name.ipynb runs/notebooks/unfinished.ipynb || exit 1; \
+		mv runs/notebooks/unfinished.ipynb runs/notebooks/$$name-demo.ipynb; done
 	@echo "Done. Open the executed notebooks, runs/notebooks/*-demo.ipynb, or look at the figures named above."
 
 # Re-executes the committed notebooks in place with the committed weights and rewrites assets/, README's first figure too.

@@ -78,7 +78,10 @@ def load_classifier(device=None, folder=None):
     record = helpers.load_checkpoint(path, "classifier", device)
     with torch.random.fork_rng(devices=[]):  # its initial weights take nothing from the draws of the run it judges
         model = DigitClassifier()
-    model.load_state_dict(record["weights"])
+    try:
+        model.load_state_dict(record["weights"])
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} does not fit the classifier of this evaluation.py: {error}") from error
     return model.to(device).eval()
 
 

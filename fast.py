@@ -25,7 +25,8 @@ def fits(layers):
         return False
     settings = [(c.kernel_size, c.stride, c.padding, c.dilation, c.groups, c.padding_mode) for c in layers[:8:2]]
     later = ((3, 3), (2, 2), (1, 1), (1, 1), 1, "zeros")
-    return settings == [((5, 5), (2, 2), (4, 4), (1, 1), 1, "zeros")] + [later] * 3 and layers[0].in_channels == 1
+    as_written = settings == [((5, 5), (2, 2), (4, 4), (1, 1), 1, "zeros")] + [later] * 3 and layers[0].in_channels == 1
+    return as_written and all(layer.bias is not None for layer in layers if hasattr(layer, "bias"))
 
 
 def weights_of(layers, dtype):

@@ -576,7 +576,7 @@ def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu"):
     folder = Path("runs") / (folder if data == "MNIST" else f"{folder}-{data.replace(' ', '-').lower()}")
     to_assets = preset == "full" and data == "MNIST" and (publish or not pretrained)
     figures = Path("assets") if to_assets else folder / "assets"
-    for path in (folder, figures):
+    for path in (folder, figures, *([CHECKPOINTS] if to_assets and not pretrained else [])):
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / ".writable").touch()
@@ -599,15 +599,16 @@ def save_atomically(contents, path):
 
 def load_checkpoint(path, kind, device="cpu"):
     """Read a file written by this module (weights only); ValueError if it is half-written, foreign or of another kind."""
+    cure = "Delete it to start afresh." if kind == "run" else "Restore it, from git if it was committed."
     try:
         contents = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no checkpoint {path}") from None
     except Exception as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}): it is half-written or not a checkpoint. "
-                         "Delete it to start afresh, or restore it from git.") from error  # fmt: skip
+                         f"{cure}") from error  # fmt: skip
     if not isinstance(contents, dict) or contents.get("kind") != kind:
-        raise ValueError(f"{path} is not a {kind} checkpoint of this project. Delete it to start afresh.")
+        raise ValueError(f"{path} is not a {kind} checkpoint of this project. {cure}")
     return contents
 
 
@@ -637,9 +638,10 @@ def training_steps(total, path, settings, history, state, lines=10, check_every=
     `history` is {name: list}; the loop appends one scalar tensor an update to each list. Resumes from `path` if it
     exists; saves there every minute, at the end and on Ctrl-C (which then raises KeyboardInterrupt); prints `lines`
     lines. A resumed run equals an uninterrupted one bit for bit on a CPU. Raises FloatingPointError at NaN or infinity,
-    keeping the last good checkpoint, and ValueError if `path` holds a run with other settings.
+    keeping the last good checkpoint, and ValueError if `path` holds a run with other settings or from another seed.
     """
-    done, seconds = 0, 0.0
+    seeds = {f"seed of the {name}": part.initial_seed() for name, part in state.items() if isinstance(part, torch.Generator)}
+    settings, done, seconds = {**settings, **seeds}, 0, 0.0
     if Path(path).exists():
         done, seconds = restore(path, settings, history, state)
         print(f"Resumed {path} at update {done:,} of {total:,}" + (": nothing left to train." if done >= total else "."))
@@ -652,7 +654,7 @@ def training_steps(total, path, settings, history, state, lines=10, check_every=
         checked, last_save = update, time.perf_counter()
         save_run(path, update, time.perf_counter() - clock, settings, history, state)
 
-    with deferred_interrupt() as interrupted, tqdm(total=total, initial=done, desc="Training", leave=False) as bar:
+    with deferred_interrupt() as interrupted, training_bar(total, done, lines) as bar:
         for update in range(done, total):
             yield update
             done = update + 1
@@ -667,6 +669,11 @@ def training_steps(total, path, settings, history, state, lines=10, check_every=
                 print(history_line(history, done, total, lines, time.perf_counter() - clock))
             if interrupted.is_set():
                 raise KeyboardInterrupt(f"Stopped at update {done:,} of {total:,}, all kept: run again to go on from {path}")
+
+
+def training_bar(total, done, lines):
+    """The bar of training_steps(), hidden where no lines are wanted either."""
+    return tqdm(total=total, initial=done, desc="Training", leave=False, disable=not lines)
 
 
 def history_line(history, done, total, lines, seconds):
@@ -805,9 +812,16 @@ def save_results(run, seed, **results):
     """Write what a notebook measured to the figures folder's results/<notebook>.json, with what it was measured on."""
     record = {"notebook": f"{run.name}.ipynb", "preset": run.preset, "seed": seed, "hardware": hardware_name(),
               "date": time.strftime("%Y-%m-%d"), "peak_memory_GB": peak_memory(), **results}  # fmt: skip
-    path = run.figures / "results" / f"{run.name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(record, run.figures / "results" / f"{run.name}.json")
+
+
+def write_json(contents, path):
+    """Contents as JSON in the file `path`, either the old ones or all of the new; ValueError for NaN or infinity."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(contents, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def load_results(name):

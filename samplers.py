@@ -32,7 +32,8 @@ def check_images(images, clean=False):
     if not torch.is_tensor(images) or images.dim() != 4 or tuple(images.shape[1:]) != IMAGE_SHAPE:
         raise ValueError(f"images must be a tensor [B, 1, 28, 28]; this is {tuple(getattr(images, 'shape', ()))}")
     if images.dtype != torch.float32:
-        raise ValueError(f"images must be float32, not {images.dtype}: divide bytes by 255 first")
+        cure = "call .float()" if images.is_floating_point() else "divide bytes by 255 first"
+        raise ValueError(f"images must be float32, not {images.dtype}: {cure}")
     if clean and not (images.min() >= 0 and images.max() <= 1):
         raise ValueError(f"clean images must lie in [0, 1]; these span [{images.min():.3g}, {images.max():.3g}]")
 
@@ -74,10 +75,10 @@ def frozen(model):
 
 @contextmanager
 def recording(snapshots, steps):
-    """Yield (frames, keep): keep(k, x) stores a copy of x for each k in `snapshots`; they must lie in 0..steps."""
-    wanted = set(snapshots or ())
-    if not wanted <= set(range(steps + 1)):
-        raise ValueError(f"snapshots must be step numbers in 0..{steps}")
+    """Yield (frames, keep): keep(k, x) stores a copy of x for each k in `snapshots`, step numbers in ascending order."""
+    wanted = list(snapshots) if snapshots is not None else []
+    if not set(wanted) <= set(range(steps + 1)) or wanted != sorted(set(wanted)) or (snapshots is not None and not wanted):
+        raise ValueError(f"snapshots must be step numbers in 0..{steps}, each once, in ascending order")
     frames = []
     yield frames, lambda k, x: frames.append(x.detach().clone()) if k in wanted else None
 
@@ -91,7 +92,8 @@ def progress_bar(steps, description, progress):
 def check_finite(x, what):
     """Raise FloatingPointError if a chain diverged: one look at the end of a chain, none inside it."""
     if not torch.isfinite(x).all():
-        raise FloatingPointError(f"{what} diverged (NaN or infinity): try a smaller step size, or clip the gradient")
+        raise FloatingPointError(f"{what} diverged (NaN or infinity): try a smaller step size, or clip the gradient; or the "
+                                 "network itself is no longer finite")  # fmt: skip
     return x
 
 
@@ -366,6 +368,7 @@ def inpaint(model, labels, sigmas, images, known, *, spread=PIXEL_STD, guidance=
     samplers.
     """
     check_mask(known, images)
+    sigmas, images = check_sigmas(sigmas), torch.where(known, images, 0)  # a missing pixel may be anything, NaN too
     start = torch.randn(images.shape, device=images.device, dtype=images.dtype, generator=generator) * float(sigmas[0])
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, None, start, guidance, generator)
     images, known = images.to(x.device), known.to(x.device)
@@ -391,6 +394,7 @@ def inpaint_by_replacement(model, labels, sigmas, images, known, *, steps=8, gui
     close to the average (of two Gaussian pixels 9 % with 8 steps a level, 3 % with 300). ValueError as inpaint().
     """
     check_mask(known, images)
+    sigmas = check_sigmas(sigmas)
     start = torch.randn(images.shape, device=images.device, dtype=images.dtype, generator=generator) * float(sigmas[0])
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, None, start, guidance, generator)
     images, known, epsilon = images.to(x.device), known.to(x.device), annealed_step(sigmas, steps)

@@ -7,7 +7,6 @@ that the loss curve does not depend on how many there are. In sampling each has 
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -79,12 +78,11 @@ def main():
     parser.add_argument("--folder", default="runs/scale")
     arguments = parser.parse_args()
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)])
-    if not accelerator.is_main_process:
-        os.environ["TQDM_DISABLE"] = "1"
     digits = helpers.load_mnist(device=accelerator.device, download=False)
     settings = {"updates": arguments.updates, "batch_size": arguments.batch_size, "width": arguments.width,
                 "learning_rate": arguments.learning_rate, "ema_decay": 0.999 if arguments.updates > 2_000 else 0.99,
-                "hide_label": 0.25, "seed": arguments.seed, "data": digits.name}  # fmt: skip
+                "hide_label": 0.25, "seed": arguments.seed, "data": digits.name,
+                "processes": accelerator.num_processes}  # fmt: skip
     model, losses = train(accelerator, digits, settings, arguments.folder)
     samples, labels = sample(accelerator, model, arguments.samples, arguments.seed, steps=arguments.steps)
     if accelerator.is_main_process:

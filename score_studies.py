@@ -33,10 +33,7 @@ def remembered(path, key, function):
         value = function()
         known = {**all_known(), key: value}  # others may have been added meanwhile, by a second process
         known["seconds"] = known.get("seconds", 0.0) + time.perf_counter() - started
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_suffix(".tmp")
-        whole.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        whole.replace(path)
+        helpers.write_json(known, path)
     return known[key]
 
 
@@ -215,23 +212,52 @@ def trained(lab, model, loss, settings, path, generator, ema_decay=0.999, fallin
     return model, ema.module
 
 
-def averaging(lab, seed=7, updates=2_000, n=500, width=32, decay=0.99, hide_label=0.25, root="runs/studies"):
+def quick_network(lab, seed, path, updates, width, decay=0.99, falling=True, hide_label=0.25):
+    """trained() as score-based-model.ipynb's `quick` does: (the network, its average)."""
+    generator = helpers.seed_everything(seed, lab.device)
+    model = helpers.ScoreNetwork(width=width).to(lab.device)
+    settings = {"seed": seed, "updates": updates, "batch_size": 128, "learning_rate": 2e-3, "width": width, "decay": decay,
+                "falling": falling, "hide_label": hide_label, "data": lab.digits.name}  # fmt: skip
+
+    def loss(x, labels):
+        hidden = torch.rand(len(x), device=x.device, generator=generator) < hide_label
+        sigma = helpers.training_sigmas(len(x), device=x.device, generator=generator)
+        labels = labels.masked_fill(hidden, model.NO_LABEL)
+        return helpers.denoising_score_matching_loss(model, x, sigma, labels, helpers.edm_weight, generator)
+
+    return trained(lab, model, loss, settings, path, generator, decay, falling)
+
+
+def score_seeds(lab, seeds=(1, 2, 3), updates=2_000, n=1_000, width=32, levels=12, root="runs/studies"):
+    """How much hangs on the seed of the score model's training: `quick` networks, judged by the same samples' noise."""
+    labels, runs = torch.arange(10, device=lab.device).repeat(min(n, lab.most) // 10), {}
+    for seed in seeds:
+
+        def judged(seed=seed):
+            _, model = quick_network(lab, seed, Path(root) / f"score-seed-{seed}.pt", updates, width)
+            options = {"generator": helpers.seed_everything(7, lab.device)}
+            sigmas = samplers.karras_sigmas(levels=levels)
+            images = in_batches(lambda part: samplers.dpm_solver(model, part, sigmas, **options), labels, 500)
+            return {**lab.judge(images), "labels_right": evaluation.accuracy(lab.classifier, images, labels)}
+
+        key = f"{lab.digits.name} {seed} {updates} {width} {len(labels)}"
+        runs[str(seed)] = remembered(Path(root) / "score-seeds.json", key, judged)
+        print(f"seed {seed}: {evaluation.judgement_line(runs[str(seed)])}", flush=True)
+    summary = {}
+    for key in ("frechet_distance", "precision", "recall", "labels_right"):
+        values = torch.tensor([run[key] for run in runs.values()], dtype=torch.double)
+        summary[key] = {"mean": values.mean().item(), "std": values.std().item()}
+    return {"minutes": minutes_of(Path(root) / "score-seeds.json"), "n": len(labels), "updates": updates, "width": width,
+            "levels": levels, "seed": 7, "runs": runs, "summary": summary, "floor": lab.floor(len(labels))}  # fmt: skip
+
+
+def averaging(lab, seed=7, updates=2_000, n=500, width=32, decay=0.99, root="runs/studies"):
     """What averaged weights buy (technique 5 of Song & Ermon 2020): small networks trained with a learning rate that falls
     to zero and with one that stays, each judged as it is and averaged, by annealed Langevin dynamics."""
     labels, found = torch.arange(10, device=lab.device).repeat(min(n, lab.most) // 10), {}
     for falling, rate in ((True, "falls to zero"), (False, "stays")):
-        generator = helpers.seed_everything(seed, lab.device)
-        model = helpers.ScoreNetwork(width=width).to(lab.device)
-        settings = {"seed": seed, "updates": updates, "batch_size": 128, "learning_rate": 2e-3, "width": width, "rate": rate}
-
-        def loss(x, labels, model=model, generator=generator):
-            hidden = torch.rand(len(x), device=x.device, generator=generator) < hide_label
-            sigma = helpers.training_sigmas(len(x), device=x.device, generator=generator)
-            labels = labels.masked_fill(hidden, model.NO_LABEL)
-            return helpers.denoising_score_matching_loss(model, x, sigma, labels, helpers.edm_weight, generator)
-
         path = Path(root) / f"averaging-{'falling' if falling else 'constant'}.pt"
-        pair = trained(lab, model, loss, settings, path, generator, decay, falling)
+        pair = quick_network(lab, seed, path, updates, width, decay, falling)
         for name, network in zip(("as they are", "averaged"), pair, strict=True):
             images = helpers.annealed_langevin_dynamics(
                 network, labels, helpers.geometric_sigmas(), steps=8, guidance=1,
@@ -387,7 +413,8 @@ def train_likelihood(lab, seed, updates, path, batch_size=128, learning_rate=2e-
     sigma^2, the weighting whose loss bounds the likelihood (Song, Durkan, Murray & Ermon 2021, theorem 1)."""
     generator = helpers.seed_everything(seed, lab.device)
     model = LikelihoodNetwork(width).to(lab.device)
-    settings = {"seed": seed, "updates": updates, "batch_size": batch_size, "learning_rate": learning_rate, "width": width}
+    settings = {"seed": seed, "updates": updates, "batch_size": batch_size, "learning_rate": learning_rate, "width": width,
+                "data": lab.digits.name}  # fmt: skip
 
     def loss(x, labels):
         sigma = every_level(batch_size, generator, device=lab.device)
@@ -429,7 +456,7 @@ def likelihood(lab, seed=7, updates=6_000, levels=30, n_fine=200, levels_fine=16
 
     found = []
     for i, part in enumerate(x.split(500)):
-        key = f"{width} {updates} {levels} {len(x)} {seed} {i}"
+        key = f"{lab.digits.name} {width} {updates} {levels} {len(x)} {seed} {i}"
         found += remembered(Path(root) / "likelihood.json", key, lambda: bits(part, levels, seed + i))  # noqa: B023
         print(f"{len(found):,} images: {mean_and_error(found)}", flush=True)
     fine, coarse = (torch.tensor(bits(x[:n_fine], k, seed)) for k in (levels_fine, levels))
@@ -447,5 +474,5 @@ def likelihood(lab, seed=7, updates=6_000, levels=30, n_fine=200, levels_fine=16
 
 
 STUDIES = {"samplers": sampler_costs, "guidance": guidance, "noise-scales": noise_scales,
-           "averaging": averaging, "inpainting": inpainting, "energy-behind-the-score": energy_behind_the_score,
-           "likelihood": likelihood}  # fmt: skip
+           "averaging": averaging, "score-seeds": score_seeds, "inpainting": inpainting,
+           "energy-behind-the-score": energy_behind_the_score, "likelihood": likelihood}  # fmt: skip

@@ -463,7 +463,8 @@ def score_samples(lab, seed=7, n_training=20_000, epochs=20, levels=12, n_anneal
     labels; a classifier trained on guided ones; fewer samples by annealed Langevin dynamics, its levels the notebook's."""
     model, record = helpers.load_pretrained("score-based-model", lab.device)
     generator = helpers.seed_everything(seed, lab.device)
-    n, n_training, n_annealed = lab.most, min(n_training, 6 * lab.most), min(n_annealed, lab.most)
+    n = lab.most // 10 * 10  # each digit equally often
+    n_training, n_annealed = min(n_training, 6 * n), min(n_annealed, n)
     sigmas, annealed_sigmas = samplers.karras_sigmas(levels=levels), helpers.geometric_sigmas()
 
     def sample(n, labelled=True, **options):
@@ -753,8 +754,7 @@ def write_result(name, seconds, result, folder):
               "minutes": round(seconds / 60, 1), **result}  # fmt: skip
     if path.exists():
         compare(json.loads(path.read_text(encoding="utf-8")), record, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    helpers.write_json(record, path)
     print(f"{name}: {path}, after {seconds / 60:.1f} minutes", flush=True)
 
 

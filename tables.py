@@ -21,6 +21,7 @@ STUDIES = {"floors": "what real training images get, at each n",
            "samplers": "six samplers of the score against network evaluations",
            "guidance": "weights of guidance", "noise-scales": "other noise levels for annealed Langevin",
            "averaging": "weights averaged or not (trains two small networks)",
+           "score-seeds": "trains the `quick` score model with several seeds",
            "inpainting": "completing digits", "likelihood": "bits a pixel (trains a small network first)",
            "energy-behind-the-score": "the two halves joined: fields, barriers, work around triangles",
            "stability": "trains five seeds each with and without one buffer, all else equal",
@@ -342,10 +343,27 @@ def averaging_table(result, floors):
     rows = [[rate, weights, f"{judged['frechet_distance']:.1f}", f"{judged['labels_right']:.1%}"]
             for rate, pair in result["found"].items() for weights, judged in pair.items()]  # fmt: skip
     yield (f"**Averaged weights.** A score network of width {result['width']} after {result['updates']:,} updates, its "
-           f"weights as they are or averaged exponentially (decay {result['decay']}); n = {result['n']:,} samples by "
-           f"annealed Langevin without guidance, one run each; as many real training images, each digit equally "
+           f"weights as they are or averaged exponentially (decay {result['decay']}); the falling rate also warms "
+           f"up, over 100 updates; n = {result['n']:,} samples by annealed "
+           f"Langevin without guidance, one run each; as many real training images, each digit equally "
            f"often: {plus_minus(floor, 1)} ({measured_on(result)}).")  # fmt: skip
     yield markdown_table(["learning rate", "weights", "Fréchet distance", "labels right"], rows, texts=2)
+
+
+def score_seeds_table(result, floors):
+    floor = floor_of(floors, result["n"], "each digit equally often")
+    rows = [[seed, f"{run['frechet_distance']:.1f}", f"{run['precision']:.2f}", f"{run['recall']:.2f}",
+             f"{run['labels_right']:.1%}"] for seed, run in result["runs"].items()]  # fmt: skip
+    summary = result["summary"]
+    right = summary["labels_right"]
+    rows.append(["mean ± standard deviation", plus_minus(summary["frechet_distance"], 1),
+                 plus_minus(summary["precision"], 2), plus_minus(summary["recall"], 2),
+                 f"{right['mean']:.1%} ± {right['std']:.1%}"])  # fmt: skip
+    yield (f"**Seeds of the score model.** The `quick` network (width {result['width']}, {result['updates']:,} updates) "
+           f"trained with {len(result['runs'])} seeds; n = {result['n']:,} samples by DPM-Solver++ with {result['levels']} "
+           f"levels and guidance, from the same noise; as many real training images, each digit equally often: "
+           f"{plus_minus(floor, 1)} ({measured_on(result)}).")  # fmt: skip
+    yield markdown_table(["seed of the training", "Fréchet distance", "precision", "recall", "labels right"], rows)
 
 
 def inpainting_table(result, floors):
@@ -391,7 +409,7 @@ def energy_behind_table(result, floors):
 
 
 FURTHER = {"samplers": sampler_table, "noise-scales": noise_scales_table, "averaging": averaging_table,
-           "inpainting": inpainting_table,
+           "score-seeds": score_seeds_table, "inpainting": inpainting_table,
            "likelihood": likelihood_table, "energy-behind-the-score": energy_behind_table}  # fmt: skip
 
 

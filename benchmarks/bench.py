@@ -335,8 +335,7 @@ def main():
               "score": bench_score(device, dtype), "digits": bench_digits(device),
               "growth": bench_growth(device), "peak_memory_GB": helpers.peak_memory()}  # fmt: skip
     path = Path(arguments.folder) / "benchmarks.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    helpers.write_json(result, path)
     draw_growth(result, Path(arguments.folder).parent / "speed_growth.png")
 
 

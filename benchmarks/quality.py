@@ -83,14 +83,16 @@ def draw(result, floor, path):
     figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
 
 
-def write(runs, lab, n, folder):
-    """time-to-quality.json and its figure from what the recipes gave; nothing yet where one of them is missing."""
+def write(runs, lab, n, folder, unfinished="runs/time-to-quality"):
+    """time-to-quality.json and its figure from what the recipes gave; in the folder `unfinished` while one is missing."""
     result = {"command": "make bench-quality", "hardware": helpers.hardware_name(), "date": time.strftime("%Y-%m-%d"),
               "seed": 1, "n": n, "runs": {name: runs[name] for name in RECIPES if name in runs}}  # fmt: skip
-    result["time_to"] = time_to(runs) if len(runs) == len(RECIPES) else None
-    path = Path(folder) / "time-to-quality.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    whole = len(runs) == len(RECIPES)
+    result["time_to"] = time_to(runs) if whole else None
+    path = Path(folder if whole else unfinished) / "time-to-quality.json"
+    helpers.write_json(result, path)
+    if not whole:
+        return
     floor = studies.floors(lab, sizes=(n,))["sizes"][str(n)]["as they come"]["mean"]
     draw(result, floor, path.parent.parent / "time_to_quality.png")
 
@@ -106,7 +108,10 @@ def main():
         parser.error(f"there is no recipe {', '.join(sorted(unknown))}")
     lab, path, runs = studies.laboratory(), Path(arguments.folder) / "time-to-quality.json", {}
     if arguments.recipes and path.exists():
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if (before["hardware"], before["n"]) != (helpers.hardware_name(), arguments.n):
+            parser.error(f"{path} is of {before['hardware']} and n = {before['n']}: measure all recipes anew")
+        runs = before["runs"]
     for name in arguments.recipes or RECIPES:
         runs[name] = []
         for point in on_the_clock(lab, RECIPES[name], MINUTES[name], arguments.n):

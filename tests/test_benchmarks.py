@@ -116,11 +116,11 @@ def test_time_to_quality_is_written_as_it_comes(tmp_path):
     points = [{"minutes": 1.0, "updates": 9, "best": 300.0}]
     digits = helpers.Digits(*[torch.zeros(100, 1, 28, 28), torch.arange(10).repeat(10)] * 2, "none")
     lab = SimpleNamespace(digits=digits, most=100, judge=lambda images: {"frechet_distance": 7.0})
-    quality.write({"replay buffer": points}, lab, 10, tmp_path / "results")
+    quality.write({"replay buffer": points}, lab, 10, tmp_path / "results", tmp_path / "unfinished")
     path = tmp_path / "results" / "time-to-quality.json"
-    assert json.loads(path.read_text())["time_to"] is None and (tmp_path / "time_to_quality.png").exists()
-    quality.write(dict.fromkeys(quality.RECIPES, points), lab, 10, tmp_path / "results")
-    assert json.loads(path.read_text())["time_to"]["times_sooner"] == 1
+    assert not path.exists() and json.loads((tmp_path / "unfinished" / path.name).read_text())["time_to"] is None
+    quality.write(dict.fromkeys(quality.RECIPES, points), lab, 10, tmp_path / "results", tmp_path / "unfinished")
+    assert json.loads(path.read_text())["time_to"]["times_sooner"] == 1 and (tmp_path / "time_to_quality.png").exists()
 
 
 def test_best_distance_judges_one_chain_at_three_lengths(generator):

@@ -130,6 +130,23 @@ def test_the_judge_draws_nothing_from_the_run_it_is_loaded_in():
     assert torch.equal(torch.get_rng_state(), before) and not judge.training
 
 
+def test_a_judge_of_another_shape_is_refused(tmp_path):
+    helpers.save_atomically({"kind": "classifier", "weights": {"other": torch.zeros(1)}}, tmp_path / "classifier.pt")
+    with pytest.raises(ValueError, match="does not fit the classifier"):
+        evaluation.load_classifier("cpu", tmp_path)
+
+
+def test_precision_is_of_the_samples_and_recall_of_the_real(monkeypatch, generator):
+    one = torch.randn(50, 128, generator=generator)
+    samples, real = torch.cat([one, one + 1e-3]), torch.cat([one, one + 100])  # half of the real are far from any sample
+    certain = torch.eye(10, dtype=torch.double)[torch.arange(100) % 10]
+    certain[:30] = 0.1 + 0.6 * certain[:30]  # 70 % sure
+    monkeypatch.setattr(evaluation, "features_and_probabilities", lambda classifier, images: (samples, certain))
+    judged = evaluation.judge_samples(None, samples, real)
+    assert judged["precision"] == 1 and judged["recall"] == 0.5
+    assert judged["share_confident"] == pytest.approx(0.7)
+
+
 def test_a_missing_judge_is_told_with_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"judges samples: put .*checkpoints/ here, or train one"):
         evaluation.load_classifier("cpu", tmp_path)

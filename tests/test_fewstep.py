@@ -24,6 +24,21 @@ def mixture_score(x, sigma, labels=None):
     return (log_p.softmax(1) * (MEANS - x)).sum(1, keepdim=True) / variance
 
 
+def test_the_corrector_takes_a_step_of_the_size_asked_for(generator):
+    seen = []
+
+    def score(x, sigma, labels):
+        seen.append(x.clone())
+        return torch.ones_like(x)  # as long as the noise: |1| = |z| = 28 on average
+
+    snr, n = 0.16, 500 * 784
+    samplers.predictor_corrector(score, None, torch.tensor([2.0, 1.0]), n=500, snr=snr, guidance=1, generator=generator)
+    _, before, after = seen  # predictor's slope, corrector's slope, the last denoising
+    step, epsilon = after - before, 2 * snr**2
+    assert step.mean().item() == pytest.approx(epsilon, abs=5 * math.sqrt(2 * epsilon / n))
+    assert step.var().item() == pytest.approx(2 * epsilon, rel=5 * math.sqrt(2 / n) + 2e-3)  # |z| is 28 but for a thousandth
+
+
 def test_noise_levels_are_those_of_song_and_ermon_2020():
     ratio = samplers.level_ratio(784)
     assert ratio == pytest.approx(1.0820, abs=5e-5) and samplers.level_overlap(ratio, 784) == pytest.approx(0.5)

@@ -133,11 +133,19 @@ def test_denoising_score_matching_weights(generator):
         return torch.zeros_like(x)
 
     assert helpers.denoising_score_matching_loss(exact, x, sigma, generator=generator).item() < 1e-10
-    squared = [helpers.denoising_score_matching_loss(zero, x, sigma, weight=w, generator=torch.Generator().manual_seed(1))
-               for w in (torch.square, helpers.edm_weight)]  # fmt: skip
-    ratio = helpers.edm_weight(torch.tensor(2.0)) / 4
-    assert squared[1].item() == pytest.approx(squared[0].item() * ratio.item(), rel=1e-5)
-    assert squared[0].item() == pytest.approx(1.0, abs=5 * math.sqrt(2 / 500))
+    loss = helpers.denoising_score_matching_loss(zero, x, sigma, generator=torch.Generator().manual_seed(1))
+    assert loss.item() == pytest.approx(1.0, abs=5 * math.sqrt(2 / 500))  # sigma^2 |z / sigma|^2 / dimensions
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.1, 1.0, 10.0])
+def test_under_the_weight_every_level_starts_with_the_same_loss(sigma, generator):
+    torch.manual_seed(0)
+    network = helpers.ScoreNetwork(width=8)  # untrained it is the score of N(mean, std^2) pixels, of which these are
+    x = helpers.PIXEL_MEAN + helpers.PIXEL_STD * torch.randn(100, 1, 28, 28, generator=generator)
+    with torch.no_grad():
+        loss = helpers.denoising_score_matching_loss(
+            network, x, torch.full((100,), sigma), weight=helpers.edm_weight, generator=generator)
+    assert loss.item() == pytest.approx(1.0, abs=5 * math.sqrt(2 / x.numel()))
 
 
 class TinyScore(nn.Module):
@@ -184,6 +192,12 @@ def test_a_tiny_network_learns_the_score_of_a_mixture(generator):
 def test_training_sigmas_cover_what_samplers_visit(generator):
     sigmas = helpers.training_sigmas(100_000, generator=generator)
     assert sigmas.min() > 0
+    # three quarters N(-1.7, 1.2^2) in ln sigma and one log-uniform from 0.002 to 20, both by their distribution functions
+    for level in (0.01, 0.0498, 0.183, 1.0, 5.0):
+        normal = 0.5 * (1 + math.erf((math.log(level) + 1.7) / 1.2 / math.sqrt(2)))
+        expected = 0.75 * normal + 0.25 * math.log(level / 0.002) / math.log(20 / 0.002)
+        share = (sigmas < level).double().mean().item()
+        assert share == pytest.approx(expected, abs=5 * math.sqrt(expected * (1 - expected) / len(sigmas)))
     for low, high in ((0.005, 0.01), (0.1, 0.3), (8.0, 12.0)):
         share = ((sigmas > low) & (sigmas < high)).double().mean().item()
         assert share > 0.25 * math.log(high / low) / math.log(20 / 0.002) * 0.9

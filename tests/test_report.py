@@ -21,6 +21,7 @@ OPTIONAL = {
     "inpainting": ("sbm_inpainting.png", "sbm_interpolation.png"),
     "likelihood": ("sbm_likelihood.png",),
     "energy-behind-the-score": ("sbm_energy_behind.png",),
+    "score-seeds": (), "older-chains": (),
 }
 
 specification = importlib.util.spec_from_file_location("build_report", ROOT / "report" / "build.py")
@@ -74,6 +75,12 @@ def pretended_results():
         "energy-behind-the-score": {
             **record, "n": 200, "pieces": 40, "cosines": {sigma: dict.fromkeys(fields, bits) for sigma in sigmas},
             "work_around_over_work_along": dict.fromkeys(sigmas, bits), "barrier_nats": dict.fromkeys(sigmas, bits)},
+        "score-seeds": {
+            **record, "n": 1000, "updates": 2000, "width": 32, "levels": 12, "runs": {"1": judged, "2": judged},
+            "summary": {key: {"mean": 0.9, "std": 0.1} for key in ("frechet_distance", "labels_right")}},
+        "older-chains": {
+            **record, "n": 500, "changed": {"old_share": "0.5"},
+            "chains": {name: dict.fromkeys(("500", "10000"), judged) for name in ("half", "a quarter, as committed")}},
     }  # fmt: skip
 
 
@@ -129,7 +136,7 @@ def test_reports_have_a_reasonable_length_with_all_results_and_without_those_tha
     assert 8 <= pages(copy, language) <= 14
     add_optional(copy)
     assert 8 <= pages(copy, language) <= 14
-    sections = [name for name in OPTIONAL if name != "averaging"]  # that is a paragraph on the noise levels' page
+    sections = OPTIONAL.keys() - {"averaging", "score-seeds", "older-chains"}  # these are paragraphs of other sections
     assert headings(copy, language) == without + len(sections)
 
 

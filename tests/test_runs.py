@@ -12,9 +12,9 @@ import helpers
 TOTAL = 8
 
 
-def train(path, total=TOTAL, stop_after=None, bad_at=None, break_weights_at=None, settings=None, width=4):
+def train(path, total=TOTAL, stop_after=None, bad_at=None, break_weights_at=None, settings=None, width=4, seed=3, **options):
     """A whole small EBM training run with everything a notebook's has; returns its final state."""
-    generator = helpers.seed_everything(3)
+    generator = helpers.seed_everything(seed)
     images = torch.rand(64, 1, 28, 28, generator=generator)
     batches = helpers.minibatches(images, torch.zeros(64).long(), 8, generator)
     model = helpers.EnergyNetwork(width)
@@ -22,7 +22,8 @@ def train(path, total=TOTAL, stop_after=None, bad_at=None, break_weights_at=None
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     history = {"loss": [], "e_plus": []}
     state = {"model": model, "ema": ema, "optimizer": optimizer, "generator": generator, "buffer": buffer}
-    for update in helpers.training_steps(total, path, settings or {"K": 2}, history, state, lines=4, check_every=3):
+    options = {"lines": 4, "check_every": 3, **options}
+    for update in helpers.training_steps(total, path, settings or {"K": 2}, history, state, **options):
         data, _ = next(batches)
         samples = helpers.langevin_dynamics(model, buffer.sample(8), 2, generator=generator)
         buffer.write_back(samples)
@@ -86,6 +87,26 @@ def test_nan_stops_training_and_keeps_the_last_good_state(tmp_path):
     assert path.read_bytes() == good
     with pytest.raises(FloatingPointError, match="No state had been saved"):
         train(tmp_path / "new.pt", bad_at=0)
+
+
+def test_a_killed_run_goes_on_from_its_last_save(tmp_path, capsys):
+    whole = train(tmp_path / "whole.pt")
+    with pytest.raises(FloatingPointError):  # any end without a save: here by NaN at the sixth update
+        train(tmp_path / "killed.pt", bad_at=5, save_seconds=-1)
+    assert helpers.load_checkpoint(tmp_path / "killed.pt", "run")["update"] == 5
+    assert equal(whole, train(tmp_path / "killed.pt"))
+
+
+def test_nan_between_two_looks_is_found(tmp_path):
+    with pytest.raises(FloatingPointError, match="loss is nan at update 5"):  # looked at after updates 3, 6 and at lines
+        path = tmp_path / "run.pt"
+        train(path, bad_at=4, total=12)
+
+
+def test_another_seed_is_another_run(tmp_path):
+    train(tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="differs in seed of the generator: delete or rename"):
+        train(tmp_path / "run.pt", seed=4)
 
 
 def test_weights_that_went_infinite_are_not_saved(tmp_path):

@@ -9,6 +9,7 @@ from torch import nn
 
 import fast
 import helpers
+import samplers
 
 STEP = 0.5
 
@@ -127,6 +128,22 @@ def test_samplers_leave_no_trace(model, training, generator):
         assert run_sampler(model, generator).shape == x.shape  # also where gradients are switched off around it
 
 
+def test_guidance_of_many_images_at_once_is_that_of_few():
+    def score(x, sigma, labels):
+        return -x / (1 + sigma**2) + labels.view(-1, 1)
+
+    x, labels = torch.linspace(-1, 1, 600).view(600, 1), torch.arange(600) % 10
+    guide = samplers.guided(score, 1.4)
+    few = torch.cat([guide(*part) for part in zip(x.split(300), (2.0, 2.0), labels.split(300), strict=True)])
+    assert torch.allclose(guide(x, 2.0, labels), few)
+
+
+@pytest.mark.parametrize("snapshots", [[3, 0], [1, 1], [], [5], [-1]])
+def test_snapshots_ascend_within_the_chain(snapshots):
+    with pytest.raises(ValueError, match=r"snapshots must be step numbers in 0\.\.4, each once, in ascending order"):
+        helpers.langevin_dynamics(gaussian_energy, torch.ones(2, 3), 4, snapshots=snapshots)
+
+
 @pytest.mark.parametrize("model", networks(), ids=["energy", "score"])
 def test_samplers_repeat_with_the_seed_and_keep_snapshots(model):
     first = run_sampler(model, torch.Generator().manual_seed(7))
@@ -188,7 +205,7 @@ def test_both_paths_move_by_the_slope_and_spread_by_the_noise(path):
     assert abs(variance / noise**2 - 1) < 5 * (2 / (n * 784)) ** 0.5
 
 
-@pytest.mark.parametrize("edit", ["activation", "stride", "one more layer", "subclass"])
+@pytest.mark.parametrize("edit", ["activation", "stride", "one more layer", "no bias", "subclass"])
 def test_an_edited_network_goes_through_autograd(edit, generator):
     class Doubled(helpers.EnergyNetwork):
         def forward(self, x):
@@ -200,6 +217,8 @@ def test_an_edited_network_goes_through_autograd(edit, generator):
     elif edit == "stride":
         model.layers[6] = torch.nn.Conv2d(32, 32, 3, stride=1, padding=1)
         model.layers[9] = torch.nn.Linear(32 * 16, 32)
+    elif edit == "no bias":
+        model.layers[2] = torch.nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False)
     elif edit == "one more layer":
         model.layers.append(torch.nn.Linear(1, 1))
     expected = plain_gradient(model, x) * (2 if edit == "subclass" else 1)

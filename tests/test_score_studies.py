@@ -92,6 +92,10 @@ def test_noise_scales_are_judged(lab, tmp_path, monkeypatch):
     assert result["ratio_by_the_rule"] == pytest.approx(1.0820, abs=5e-4)
 
 
+def test_the_error_of_a_mean_is_that_of_independent_values():
+    assert score_studies.mean_and_error([0.0, 2.0]) == {"mean": 1.0, "standard_error": 1.0}
+
+
 def test_loss_of_a_perfect_score_is_known(generator):
     """Images from N(0, 1): E |sigma s + z|^2 / D = 1 / (1 + sigma^2), and E |sigma s|^2 / D is the rest of 1."""
     images = torch.randn(200, *helpers.IMAGE_SHAPE, generator=generator)
@@ -172,6 +176,16 @@ def test_likelihood_is_measured(lab, tmp_path):
     result = score_studies.likelihood(lab, **options)
     assert finite(result) and result["n"] == 20 and sum(result["histogram"]["PNG"]) <= 20
     assert score_studies.likelihood(lab, **options)["bits_per_dimension"] == result["bits_per_dimension"]
+
+
+def test_each_seed_trains_another_network_and_is_kept(lab, tmp_path):
+    options = {"seeds": (1, 2), "updates": 3, "n": 10, "width": 8, "levels": 3, "root": tmp_path}
+    first = score_studies.score_seeds(lab, **options)
+    assert finite(first) and list(first["runs"]) == ["1", "2"]
+    one, two = (run["frechet_distance"] for run in first["runs"].values())
+    assert one != two and first["summary"]["frechet_distance"]["mean"] == pytest.approx((one + two) / 2)
+    assert first["summary"]["frechet_distance"]["std"] == pytest.approx(abs(one - two) / 2**0.5)
+    assert score_studies.score_seeds(lab, **options)["runs"] == first["runs"]
 
 
 def test_averaging_judges_four_sets_of_weights_and_goes_on_from_what_is_there(lab, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,20 @@ def lab():
     patch.setattr(studies, "fashion_mnist", lambda n: (None, "no network in a test"))
     yield studies.laboratory(most=20)
     patch.undo()
+
+
+def test_floors_are_of_training_images_that_never_meet_and_balanced_where_they_say_so(lab):
+    seen = []
+    labels = {image.sum().item(): label for image, label in zip(*lab.digits[:2], strict=True)}
+    images = lab.digits.train_images
+    spy = SimpleNamespace(digits=lab.digits, most=20, judge=lambda x: seen.append(x) or {"frechet_distance": 1.0})
+    studies.floors(spy, sizes=(20,), blocks=3)
+    plain, balanced = seen[:3], seen[3:]
+    assert all(torch.equal(block, images[20 * i : 20 * (i + 1)]) for i, block in enumerate(plain))
+    for block in balanced:
+        counts = torch.bincount(torch.tensor([labels[image.sum().item()] for image in block]), minlength=10)
+        assert counts.tolist() == [2] * 10
+    assert len({image.numpy().tobytes() for block in balanced for image in block}) == 60
 
 
 def test_what_was_measured_of_the_same_weights_may_be_kept(lab, tmp_path, monkeypatch):
