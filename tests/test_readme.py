@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -33,6 +34,7 @@ def test_code_blocks_run_each_on_its_own(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # one of them saves a picture
     monkeypatch.setattr(helpers, "download_mnist", lambda root: "tests stay offline")
     torch.manual_seed(0)
+    plt.close("all")  # the block begins with no figure, whatever other tests left
     names = {}
     exec(block, names)
     if SNIPPETS[0] in block:
