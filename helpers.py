@@ -654,7 +654,8 @@ def training_steps(total, path, settings, history, state, lines=10, check_every=
         checked, last_save = update, time.perf_counter()
         save_run(path, update, time.perf_counter() - clock, settings, history, state)
 
-    with deferred_interrupt() as interrupted, training_bar(total, done, lines) as bar:
+    bar = tqdm(total=total, initial=done, desc="Training", leave=False, disable=not lines)  # no lines, no bar either
+    with deferred_interrupt() as interrupted, bar:
         for update in range(done, total):
             yield update
             done = update + 1
@@ -669,11 +670,6 @@ def training_steps(total, path, settings, history, state, lines=10, check_every=
                 print(history_line(history, done, total, lines, time.perf_counter() - clock))
             if interrupted.is_set():
                 raise KeyboardInterrupt(f"Stopped at update {done:,} of {total:,}, all kept: run again to go on from {path}")
-
-
-def training_bar(total, done, lines):
-    """The bar of training_steps(), hidden where no lines are wanted either."""
-    return tqdm(total=total, initial=done, desc="Training", leave=False, disable=not lines)
 
 
 def history_line(history, done, total, lines, seconds):

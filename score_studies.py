@@ -52,6 +52,16 @@ def mean_and_error(values):
     return {"mean": values.mean().item(), "standard_error": (values.std() / len(values) ** 0.5).item()}
 
 
+def equal_shares(lab, n):
+    """Labels that ask for each digit equally often: n of them, and no more than the laboratory allows."""
+    return torch.arange(10, device=lab.device).repeat(min(n, lab.most) // 10)
+
+
+def judged_as_asked(lab, images, labels):
+    """lab.judge(), and the share of the images that the classifier reads as the digit asked for."""
+    return {**lab.judge(images), "labels_right": evaluation.accuracy(lab.classifier, images, labels)}
+
+
 def in_batches(sampler, labels, size=1_000):
     return torch.cat([sampler(part) for part in labels.split(size)])
 
@@ -97,17 +107,16 @@ def sampler_costs(lab, seed=7, few=(20, 12, 8, 50), many=MANY, n=1_000, far=100,
     n, curves = min(n, lab.most), {name: {} for name in SAMPLERS}
     points = [(name, k, lab.most) for k in few for name in SAMPLERS] + [(name, k, n) for name in many for k in many[name]]
     for name, evaluations, most in points:
-        parts = torch.arange(10, device=lab.device).repeat(most // 10).split(n)
+        parts = equal_shares(lab, most).split(n)
 
         def judged(name=name, evaluations=evaluations, parts=parts, most=most):
             options = {"guidance": 1, "generator": helpers.seed_everything(seed, lab.device)}
             images, labels = SAMPLERS[name](model, parts[0], evaluations, **options), torch.cat(parts)
-            first = {**lab.judge(images), "labels_right": evaluation.accuracy(lab.classifier, images, labels[:n])}
+            first = judged_as_asked(lab, images, labels[:n])
             if len(parts) == 1 or first["frechet_distance"] > far:
                 return {**first, "n": n, "first": first}
             images = torch.cat([images, *(SAMPLERS[name](model, part, evaluations, **options) for part in parts[1:])])
-            right = evaluation.accuracy(lab.classifier, images, labels)
-            return {**lab.judge(images), "labels_right": right, "n": most, "first": first}
+            return {**judged_as_asked(lab, images, labels), "n": most, "first": first}
 
         key = f"{record['digest']} {name} {evaluations} {most} {seed}"
         point = curves[name][str(evaluations)] = remembered(Path(root) / "samplers.json", key, judged)
@@ -121,12 +130,12 @@ def sampler_costs(lab, seed=7, few=(20, 12, 8, 50), many=MANY, n=1_000, far=100,
 def guidance(lab, seed=7, n=2_000, weights=(0.0, 0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0), levels=12):
     """What the weight of guidance does: labels right, precision, recall and distance, by DPM-Solver++."""
     model, record = score_model(lab)
-    labels = torch.arange(10, device=lab.device).repeat(min(n, lab.most) // 10)
+    labels = equal_shares(lab, n)
     sigmas, found = samplers.karras_sigmas(levels=levels), {}
     for weight in weights:
         options = {"guidance": weight, "generator": helpers.seed_everything(seed, lab.device)}
         images = in_batches(lambda part: samplers.dpm_solver(model, part, sigmas, **options), labels)  # noqa: B023
-        found[str(weight)] = {**lab.judge(images), "labels_right": evaluation.accuracy(lab.classifier, images, labels)}
+        found[str(weight)] = judged_as_asked(lab, images, labels)
         print(f"guidance {weight}: {evaluation.judgement_line(found[str(weight)])}", flush=True)
     return {"seed": seed, "n": len(labels), "levels": levels, "training": helpers.provenance(record), "weights": found,
             "floor": lab.floor(len(labels))}  # fmt: skip
@@ -169,14 +178,14 @@ def noise_scales(lab, seed=7, n=500, root="runs/studies"):
     levels, numbers of levels and of steps; the loss and the size of the score level by level."""
     model, record = score_model(lab)
     widest = samplers.largest_distance(lab.digits.train_images)
-    labels, variants = torch.arange(10, device=lab.device).repeat(min(n, lab.most) // 10), {}
+    labels, variants = equal_shares(lab, n), {}
     for name, options in noise_scale_variants(widest).items():
 
         def judged(options=options):
             options = {"guidance": 1, "generator": helpers.seed_everything(seed, lab.device), **options}
             images = samplers.annealed_langevin_dynamics(model, labels, **options)
-            return {**lab.judge(images), "labels_right": evaluation.accuracy(lab.classifier, images, labels),
-                    "evaluations": len(options["sigmas"]) * options["steps"] + options.get("denoise", True)}  # fmt: skip
+            evaluations = len(options["sigmas"]) * options["steps"] + options.get("denoise", True)
+            return {**judged_as_asked(lab, images, labels), "evaluations": evaluations}
 
         key = f"{record['digest']} {name} {len(labels)} {seed}"
         variants[name] = remembered(Path(root) / "noise-scales.json", key, judged)
@@ -212,15 +221,15 @@ def trained(lab, model, loss, settings, path, generator, ema_decay=0.999, fallin
     return model, ema.module
 
 
-def quick_network(lab, seed, path, updates, width, decay=0.99, falling=True, hide_label=0.25):
+def quick_network(lab, seed, path, updates, width, decay=0.99, falling=True):
     """trained() as score-based-model.ipynb's `quick` does: (the network, its average)."""
     generator = helpers.seed_everything(seed, lab.device)
     model = helpers.ScoreNetwork(width=width).to(lab.device)
     settings = {"seed": seed, "updates": updates, "batch_size": 128, "learning_rate": 2e-3, "width": width, "decay": decay,
-                "falling": falling, "hide_label": hide_label, "data": lab.digits.name}  # fmt: skip
+                "falling": falling, "hide_label": 0.25, "data": lab.digits.name}  # fmt: skip
 
     def loss(x, labels):
-        hidden = torch.rand(len(x), device=x.device, generator=generator) < hide_label
+        hidden = torch.rand(len(x), device=x.device, generator=generator) < settings["hide_label"]
         sigma = helpers.training_sigmas(len(x), device=x.device, generator=generator)
         labels = labels.masked_fill(hidden, model.NO_LABEL)
         return helpers.denoising_score_matching_loss(model, x, sigma, labels, helpers.edm_weight, generator)
@@ -230,7 +239,7 @@ def quick_network(lab, seed, path, updates, width, decay=0.99, falling=True, hid
 
 def score_seeds(lab, seeds=(1, 2, 3), updates=2_000, n=1_000, width=32, levels=12, root="runs/studies"):
     """How much hangs on the seed of the score model's training: `quick` networks, judged by the same samples' noise."""
-    labels, runs = torch.arange(10, device=lab.device).repeat(min(n, lab.most) // 10), {}
+    labels, runs = equal_shares(lab, n), {}
     for seed in seeds:
 
         def judged(seed=seed):
@@ -238,7 +247,7 @@ def score_seeds(lab, seeds=(1, 2, 3), updates=2_000, n=1_000, width=32, levels=1
             options = {"generator": helpers.seed_everything(7, lab.device)}
             sigmas = samplers.karras_sigmas(levels=levels)
             images = in_batches(lambda part: samplers.dpm_solver(model, part, sigmas, **options), labels, 500)
-            return {**lab.judge(images), "labels_right": evaluation.accuracy(lab.classifier, images, labels)}
+            return judged_as_asked(lab, images, labels)
 
         key = f"{lab.digits.name} {seed} {updates} {width} {len(labels)}"
         runs[str(seed)] = remembered(Path(root) / "score-seeds.json", key, judged)
@@ -254,7 +263,7 @@ def score_seeds(lab, seeds=(1, 2, 3), updates=2_000, n=1_000, width=32, levels=1
 def averaging(lab, seed=7, updates=2_000, n=500, width=32, decay=0.99, root="runs/studies"):
     """What averaged weights buy (technique 5 of Song & Ermon 2020): small networks trained with a learning rate that falls
     to zero and with one that stays, each judged as it is and averaged, by annealed Langevin dynamics."""
-    labels, found = torch.arange(10, device=lab.device).repeat(min(n, lab.most) // 10), {}
+    labels, found = equal_shares(lab, n), {}
     for falling, rate in ((True, "falls to zero"), (False, "stays")):
         path = Path(root) / f"averaging-{'falling' if falling else 'constant'}.pt"
         pair = quick_network(lab, seed, path, updates, width, decay, falling)
@@ -262,7 +271,7 @@ def averaging(lab, seed=7, updates=2_000, n=500, width=32, decay=0.99, root="run
             images = helpers.annealed_langevin_dynamics(
                 network, labels, helpers.geometric_sigmas(), steps=8, guidance=1,
                 generator=helpers.seed_everything(seed, lab.device))  # fmt: skip
-            judged = {**lab.judge(images), "labels_right": evaluation.accuracy(lab.classifier, images, labels)}
+            judged = judged_as_asked(lab, images, labels)
             found.setdefault(rate, {})[name] = judged
             print(f"rate {rate}, weights {name}: {evaluation.judgement_line(judged)}", flush=True)
     return {"seed": seed, "n": len(labels), "updates": updates, "width": width, "decay": decay, "found": found,

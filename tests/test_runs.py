@@ -1,5 +1,6 @@
 """Runs that stop and go on, checkpoints that are not what they should be, folders that cannot be written."""
 
+import json
 import platform
 import signal
 from pathlib import Path
@@ -142,6 +143,14 @@ def test_saving_is_all_or_nothing(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         helpers.save_atomically({"kind": "run", "value": 2}, path)
     assert helpers.load_checkpoint(path, "run")["value"] == 1
+
+
+def test_results_are_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder" / "result.json"
+    helpers.write_json({"value": 1.5}, path)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        helpers.write_json({"value": float("nan")}, path)
+    assert json.loads(path.read_text()) == {"value": 1.5}
 
 
 def test_bad_checkpoints_are_named(tmp_path):
