@@ -8,6 +8,9 @@ PYTHON ?= python3
 PRESET ?= auto
 BIN = .venv/bin
 NOTEBOOKS = EBM EBM-BestPractice score-based-model
+EXTRAS = extras/what-else-a-score-can-do
+ALL = $(NOTEBOOKS:%=%.ipynb) $(EXTRAS:%=%.ipynb)
+EXPERIMENTS = $(BIN)/python -m experiments
 EXECUTE = $(BIN)/papermill --no-progress-bar --log-output
 
 .PHONY: setup run demo publish evaluate stability ablation break-away tutorial bench bench-quality tables report test clean
@@ -33,47 +36,44 @@ demo: setup
 		mv runs/notebooks/unfinished.ipynb runs/notebooks/$$name-demo.ipynb; done
 	@echo "Done. Open the executed notebooks, runs/notebooks/*-demo.ipynb, or look at the figures named above."
 
-# Re-executes the committed notebooks in place with the committed weights and rewrites assets/, README's first figure too.
+# Re-executes the committed notebooks in place with the committed weights and rewrites assets/, all figures too.
 publish: setup
 	PUBLISH=1 TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.timeout=-1 --ExecutePreprocessor.record_timing=False \
-		--ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS:%=%.ipynb)
-	$(BIN)/python tools/shrink_notebooks.py $(NOTEBOOKS:%=%.ipynb)
-	$(BIN)/python tools/hero.py
+		--ExecutePreprocessor.store_widget_state=False $(ALL)
+	$(BIN)/python tools/shrink_notebooks.py $(ALL)
+	$(EXPERIMENTS) hero
 
-# Measures the committed weights anew, says how far each number lies from the committed one, re-executes the notebooks that
-# plot from the results, and writes README's tables. `make stability`, `ablation`, `break-away` and `tutorial` are studies that train.
+# Measures the committed weights anew, says how far each number lies from the committed one, redraws the figures,
+# re-executes the notebooks and writes the tables. `python -m experiments --list` names all experiments.
 evaluate: setup
 	rm -rf runs/committed && mkdir -p runs/committed && (git archive HEAD assets/results || tar -c assets/results) | tar -x -C runs/committed
-	$(BIN)/python studies.py
+	$(EXPERIMENTS) --fresh
 	$(MAKE) publish
-	$(BIN)/python tables.py
-	$(BIN)/python studies.py --against runs/committed/assets/results
+	$(EXPERIMENTS) tables
+	$(EXPERIMENTS) --against runs/committed/assets/results
 
 stability ablation break-away tutorial: setup
-	$(BIN)/python studies.py $@
+	$(EXPERIMENTS) $@
 
-# Speed against the peers, side by side (a few minutes).
+# Speed against the peers, side by side (about ten minutes).
 bench: setup
-	$(BIN)/python benchmarks/bench.py
-	$(BIN)/python tables.py
+	$(EXPERIMENTS) benchmarks tables
 
 # Distance against minutes of training, three recipes one after another (about 40 minutes).
 bench-quality: setup
-	$(BIN)/python benchmarks/quality.py
-	$(BIN)/python tables.py
+	$(EXPERIMENTS) time-to-quality tables
 
-# Keeps what the last quick runs measured beside the full runs' results, and writes README's tables from both.
+# Keeps what the last quick runs measured beside the full runs' results, and writes the tables from both.
 tables: setup
-	mkdir -p assets/results/quick
-	[ ! -d runs/quick/assets/results ] || cp runs/quick/assets/results/*.json assets/results/quick/
-	$(BIN)/python tables.py
+	$(EXPERIMENTS) tables
 
 # Persion-Report.pdf and Report.pdf; a section on each result that is there.
 report: setup
 	$(BIN)/python report/build.py
 
 test: setup
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
 

@@ -1,7 +1,9 @@
-"""Builds the two reports, Persion-Report.pdf and Report.pdf, from fa.typ and en.typ: `python report/build.py`.
+"""Builds the two reports, Persion-Report.pdf and Report.pdf, from fa.typ and en.typ:
+`python report/build.py`.
 
-Their numbers come from assets/results/*.json, their pictures from assets/*.png. What common.typ calls optional has a
-section where it exists; any other missing file or number stops the build with Typst's message.
+Their numbers come from assets/results/*.json, their pictures from assets/*.png. What common.typ
+calls optional has a section where it exists; any other missing file or number stops the build with
+Typst's message.
 """
 
 import argparse
@@ -15,18 +17,28 @@ REPORTS = {"Persion-Report.pdf": "fa.typ", "Report.pdf": "en.typ"}
 
 
 def options_for(root):
-    """Typst's options: fonts and files of `root` alone, and the names of the results and figures that are there."""
+    """Return Typst's options: fonts and files of `root` alone, names of its results and figures."""
     assets = Path(root) / "assets"
-    existing = sorted([path.stem for path in assets.glob("results/*.json")] + [path.name for path in assets.glob("*.png")])
-    return {"root": str(root), "font_paths": [str(Path(root) / "report" / "fonts")], "ignore_system_fonts": True,
-            "sys_inputs": {"existing": json.dumps(existing)}}  # fmt: skip
+    results = [path.stem for path in assets.glob("results/*.json")]
+    figures = [path.name for path in assets.glob("*.png")]
+    return {
+        "root": str(root),
+        "font_paths": [str(Path(root) / "report" / "fonts")],
+        "ignore_system_fonts": True,
+        "sys_inputs": {"existing": json.dumps(sorted(results + figures))},
+    }
 
 
 def build(root=ROOT, folder=None):
-    """Write both reports to `folder` (default: the root); return Typst's warnings. typst.TypstError for anything missing."""
+    """Write both reports to `folder` (default: the root) and return Typst's warnings.
+
+    Raises typst.TypstError for anything missing.
+    """
     root, warnings = Path(root).resolve(), []
     for name, source in REPORTS.items():
-        pdf, found = typst.compile_with_warnings(str(root / "report" / source), format="pdf", **options_for(root))
+        pdf, found = typst.compile_with_warnings(
+            str(root / "report" / source), format="pdf", **options_for(root)
+        )
         (Path(folder or root) / name).write_bytes(pdf)
         warnings += [f"{source}: {warning.message}" for warning in found]
         print(f"{name}: {len(pdf) / 1e6:.1f} MB")
@@ -35,7 +47,9 @@ def build(root=ROOT, folder=None):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Build the reports.")
-    parser.add_argument("--root", default=ROOT, help="a folder with report/ and assets/ (default: this repository)")
+    parser.add_argument(
+        "--root", default=ROOT, help="a folder with report/ and assets/ (default: this repository)"
+    )
     parser.add_argument("--folder", help="where the PDFs go (default: the root)")
     arguments = parser.parse_args()
     print(*build(arguments.root, arguments.folder), sep="\n", end="")

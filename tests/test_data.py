@@ -1,4 +1,4 @@
-"""Loading MNIST: good files, every kind of bad file, no files and no network."""
+"""Loading MNIST: good files, every kind of bad file, no files and no network; random batches."""
 
 import hashlib
 import os
@@ -9,42 +9,61 @@ import torch
 import torchvision
 
 import helpers
+from dgm import checks, data, metrics, runs
+
+# -------------------------------------------------------------------------------- good files
 
 
 def idx_bytes(magic, values):
     values = values.to(torch.uint8)
-    sizes = values.shape
-    return b"".join(n.to_bytes(4, "big") for n in (magic, *sizes)) + values.numpy().tobytes()
+    header = b"".join(n.to_bytes(4, "big") for n in (magic, *values.shape))
+    return header + values.numpy().tobytes()
 
 
 @pytest.fixture
 def small_mnist(tmp_path, monkeypatch, generator):
-    """Four small files in MNIST's format, and helpers told that these are the official ones."""
+    """Four small files in MNIST's format, which dgm/data.py is told are the official ones."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     table = {}
-    for name, (_, magic, _) in helpers.MNIST_FILES.items():
+    for name, (_, magic, _) in data.MNIST_FILES.items():
         n = 30 if name.startswith("train") else 20
-        shape, high = ((n, 28, 28), 256) if magic == 2051 else ((n,), 10)
-        data = idx_bytes(magic, torch.randint(high, shape, generator=generator))
-        (raw / name).write_bytes(data)
-        table[name] = (len(data), magic, hashlib.sha256(data).hexdigest())
-    monkeypatch.setattr(helpers, "MNIST_FILES", table)
+        shape, high = ((n, 28, 28), 256) if magic == data.IMAGES else ((n,), 10)
+        contents = idx_bytes(magic, torch.randint(high, shape, generator=generator))
+        (raw / name).write_bytes(contents)
+        table[name] = (len(contents), magic, hashlib.sha256(contents).hexdigest())
+    monkeypatch.setattr(data, "MNIST_FILES", table)
     return tmp_path
 
 
-def damage(root, name, change):
-    path = root / "MNIST" / "raw" / name
-    path.write_bytes(change(path.read_bytes()))
+@pytest.fixture
+def digits(small_mnist):
+    return helpers.load_mnist(small_mnist)
 
 
-def test_good_files_are_read_as_written(small_mnist):
-    digits = helpers.load_mnist(small_mnist)
-    assert digits.name == "MNIST" and digits.train_images.shape == (30, 1, 28, 28) and digits.test_labels.shape == (20,)
+def test_good_files_are_called_mnist(digits):
+    assert digits.name == "MNIST"
+
+
+def test_images_are_as_many_as_in_the_file(digits):
+    assert digits.train_images.shape == (30, 1, 28, 28)
+
+
+def test_labels_are_as_many_as_in_the_file(digits):
+    assert digits.test_labels.shape == (20,)
+
+
+def test_pixels_are_the_bytes_of_the_file(digits, small_mnist):
     raw = (small_mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte").read_bytes()
     assert digits.test_images[0, 0, 0, 0].item() == pytest.approx(raw[16] / 255)
-    helpers.check_images(digits.train_images, clean=True)
-    helpers.check_labels(digits.train_labels)
+
+
+def test_images_read_are_clean(digits):
+    checks.check_images(digits.train_images, clean=True)
+
+
+def test_labels_read_are_digits(digits):
+    checks.check_labels(digits.train_labels)
 
 
 def test_mnist_root_is_read_from_the_environment(small_mnist, monkeypatch):
@@ -52,26 +71,42 @@ def test_mnist_root_is_read_from_the_environment(small_mnist, monkeypatch):
     assert helpers.load_mnist().name == "MNIST"
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda data: data[:-100], r"bytes instead of"),
-    (lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:], "SHA-256"),
-    (lambda data: b"<html>not found</html>", "no MNIST file"),
-    (lambda data: b"", "no MNIST file"),
-])  # fmt: skip
+# --------------------------------------------------------------------------------- bad files
+
+
+def damage(root, name, change):
+    path = root / "MNIST" / "raw" / name
+    path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda data: data[:-100], "bytes instead of", id="cut"),
+        pytest.param(
+            lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:], "SHA-256", id="one bit"
+        ),
+        pytest.param(lambda data: b"<html>not found</html>", "no MNIST file", id="a web page"),
+        pytest.param(lambda data: b"", "no MNIST file", id="empty"),
+    ],
+)
 def test_damaged_files_are_named(small_mnist, change, message):
     damage(small_mnist, "train-images-idx3-ubyte", change)
     with pytest.raises(ValueError, match=f"train-images-idx3-ubyte is damaged.*{message}.*Delete"):
         helpers.load_mnist(small_mnist)
 
 
-def test_mislabelled_files_are_told_apart(small_mnist):
-    raw = small_mnist / "MNIST" / "raw"
-    labels = (raw / "train-labels-idx1-ubyte").read_bytes()
-    damage(small_mnist, "train-images-idx3-ubyte", lambda data: labels)
-    with pytest.raises(ValueError, match="a label file where an image file belongs"):
-        helpers.load_mnist(small_mnist)
-    damage(small_mnist, "train-images-idx3-ubyte", lambda data: (raw / "t10k-images-idx3-ubyte").read_bytes())
-    with pytest.raises(ValueError, match="bytes instead of"):
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("train-labels-idx1-ubyte", "a label file where an image file belongs"),
+        ("t10k-images-idx3-ubyte", "bytes instead of"),
+    ],
+)
+def test_mislabelled_files_are_told_apart(small_mnist, other, message):
+    contents = (small_mnist / "MNIST" / "raw" / other).read_bytes()
+    damage(small_mnist, "train-images-idx3-ubyte", lambda _: contents)
+    with pytest.raises(ValueError, match=message):
         helpers.load_mnist(small_mnist)
 
 
@@ -81,40 +116,126 @@ def test_an_incomplete_set_names_what_is_missing(small_mnist):
         helpers.load_mnist(small_mnist)
 
 
-def test_without_files_and_network_it_says_so_and_leaves_assets_alone(tmp_cwd, monkeypatch, capsys):
-    def offline(*_, **__):
+# ---------------------------------------------------------------------- no files, no network
+
+
+@pytest.fixture
+def offline(tmp_cwd, monkeypatch):
+    def refuse(*_, **__):
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(torchvision.datasets.MNIST, "__init__", offline)
-    monkeypatch.delenv("PUBLISH", raising=False)
-    digits = helpers.load_mnist(tmp_cwd)
-    printed = capsys.readouterr().out
-    assert "NO MNIST" in printed and "UCI digits" in printed and "Name or service not known" in printed
-    assert digits.name == "UCI digits" and digits.train_images.shape == (1500, 1, 28, 28)
-    helpers.check_images(digits.test_images, clean=True)
-    for preset in helpers.PRESETS:
-        assert helpers.open_run("EBM", preset, False, digits.name).figures != Path("assets")
+    monkeypatch.setattr(torchvision.datasets.MNIST, "__init__", refuse)
+    return tmp_cwd
+
+
+@pytest.mark.parametrize("words", ["NO MNIST", "UCI digits", "Name or service not known"])
+def test_without_files_and_network_it_says_so(words, offline, capsys):
+    helpers.load_mnist(offline)
+    assert words in capsys.readouterr().out
+
+
+def test_without_files_and_network_the_uci_digits_are_used(offline):
+    assert helpers.load_mnist(offline).name == "UCI digits"
+
+
+def test_training_images_of_the_uci_digits_are_1500(offline):
+    assert helpers.load_mnist(offline).train_images.shape == (1500, 1, 28, 28)
+
+
+def test_uci_digits_are_clean_images(offline):
+    checks.check_images(helpers.load_mnist(offline).test_images, clean=True)
+
+
+@pytest.mark.parametrize("preset", runs.PRESETS)
+def test_runs_on_other_data_do_not_draw_into_assets(preset, offline):
+    digits = helpers.load_mnist(offline)
+    assert runs.open_run("EBM", preset, False, digits.name).figures != Path("assets")
+
+
+@pytest.mark.parametrize("preset", runs.PRESETS)
+def test_runs_on_other_data_do_not_make_assets(preset, offline):
+    runs.open_run("EBM", preset, False, helpers.load_mnist(offline).name)
     assert not Path("assets").exists()
 
 
-def test_downloading_asks_the_s3_mirror_first(tmp_cwd, monkeypatch):
-    seen = []
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://first/", "https://s3.second/"])
-    monkeypatch.setattr(torchvision.datasets.MNIST, "__init__", lambda self, *_, **__: seen.extend(self.mirrors))
-    assert helpers.download_mnist(tmp_cwd) == "" and seen == ["https://s3.second/", "http://first/"]
+@pytest.fixture
+def mirrors(monkeypatch):
+    """The mirrors in the order in which they would be asked."""
+    seen, mnist = [], torchvision.datasets.MNIST
+    monkeypatch.setattr(mnist, "mirrors", ["http://first/", "https://s3.second/"])
+    monkeypatch.setattr(mnist, "__init__", lambda self, *_, **__: seen.extend(self.mirrors))
+    return seen
+
+
+def test_downloading_asks_the_s3_mirror_first(tmp_cwd, mirrors):
+    data.download_mnist(tmp_cwd)
+    assert mirrors == ["https://s3.second/", "http://first/"]
+
+
+def test_a_download_that_worked_gives_no_reason(tmp_cwd, mirrors):
+    assert data.download_mnist(tmp_cwd) == ""
 
 
 def test_nothing_is_downloaded_unless_asked(tmp_cwd, monkeypatch):
-    monkeypatch.setattr(torchvision.datasets.MNIST, "__init__", lambda *_, **__: pytest.fail("downloaded"))
+    fail = pytest.fail
+    monkeypatch.setattr(torchvision.datasets.MNIST, "__init__", lambda *_, **__: fail("downloaded"))
     assert helpers.load_mnist(tmp_cwd, download=False).name == "UCI digits"
 
 
-@pytest.mark.skipif(not (Path(os.environ.get("MNIST_ROOT") or "data") / "MNIST" / "raw").is_dir(), reason="needs MNIST")
-def test_real_mnist_passes_its_checks_and_the_classifier_knows_it():
-    import evaluation
+# ----------------------------------------------------------------------------- random batches
 
-    digits = helpers.load_mnist(download=False)
-    assert digits.name == "MNIST" and len(digits.train_images) == 60_000
-    assert digits.train_images.mean().item() == pytest.approx(helpers.PIXEL_MEAN, abs=1e-4)
-    assert digits.train_images.std().item() == pytest.approx(helpers.PIXEL_STD, abs=1e-4)
-    assert evaluation.accuracy(evaluation.load_classifier("cpu"), digits.test_images, digits.test_labels) > 0.994
+
+def test_minibatches_refuse_images_out_of_range(generator):
+    images = 255 * torch.rand(4, 1, 28, 28, generator=generator)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        next(data.minibatches(images, torch.arange(4), 2, generator))
+
+
+def test_minibatches_refuse_another_number_of_labels(generator):
+    images = torch.rand(4, 1, 28, 28, generator=generator)
+    with pytest.raises(ValueError, match="3 labels were given for 4 images"):
+        next(data.minibatches(images, torch.arange(3), 2, generator))
+
+
+def test_minibatches_keep_images_and_labels_together(generator):
+    labels = torch.arange(4)
+    images = (labels / 4).view(4, 1, 1, 1).expand(4, 1, 28, 28)
+    x, y = next(data.minibatches(images, labels, 20, generator))
+    assert torch.equal(4 * x[:, 0, 0, 0], y.float())
+
+
+# --------------------------------------------------------------------------------- real MNIST
+
+ROOT = Path(os.environ.get("MNIST_ROOT") or "data")
+needs_mnist = pytest.mark.skipif(not (ROOT / "MNIST" / "raw").is_dir(), reason="needs MNIST")
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return helpers.load_mnist(download=False)
+
+
+@needs_mnist
+def test_real_mnist_passes_its_checks(mnist):
+    assert mnist.name == "MNIST"
+
+
+@needs_mnist
+def test_real_mnist_has_60000_training_images(mnist):
+    assert len(mnist.train_images) == 60_000
+
+
+@needs_mnist
+def test_pixel_mean_is_that_of_real_mnist(mnist):
+    assert mnist.train_images.mean().item() == pytest.approx(checks.PIXEL_MEAN, abs=1e-4)
+
+
+@needs_mnist
+def test_pixel_std_is_that_of_real_mnist(mnist):
+    assert mnist.train_images.std().item() == pytest.approx(checks.PIXEL_STD, abs=1e-4)
+
+
+@needs_mnist
+def test_the_classifier_knows_real_mnist(mnist):
+    classifier = metrics.load_classifier("cpu")
+    assert metrics.accuracy(classifier, mnist.test_images, mnist.test_labels) > 0.994

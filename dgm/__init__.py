@@ -1,0 +1,1 @@
+"""What the notebooks use and need not show: data, device, samplers, metrics, runs, figures."""

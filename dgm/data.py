@@ -1,0 +1,142 @@
+"""Image data: MNIST files found, downloaded and verified; the fallback; random batches."""
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from dgm.checks import IMAGE_SHAPE, check_images, check_labels
+
+IMAGES, LABELS = 2051, 2049  # the first four bytes of an image file and of a label file
+MNIST_FILES = {  # name: (bytes, first four bytes as a number, SHA-256)
+    "train-images-idx3-ubyte": (
+        47040016,
+        IMAGES,
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    ),
+    "train-labels-idx1-ubyte": (
+        60008,
+        LABELS,
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    ),
+    "t10k-images-idx3-ubyte": (
+        7840016,
+        IMAGES,
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    ),
+    "t10k-labels-idx1-ubyte": (
+        10008,
+        LABELS,
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+}
+
+
+class Digits(NamedTuple):
+    """A data set on one device: images [N, 1, 28, 28] in [0, 1], labels [N] in 0..9."""
+
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    name: str
+
+
+def read_mnist(root=None, device="cpu", download=True):
+    """Return MNIST from `root`/MNIST/raw, or the UCI digits where it cannot be had.
+
+    `root` is by default $MNIST_ROOT, else data/; absent files are downloaded by torchvision.
+    Raises ValueError naming a damaged file, FileNotFoundError naming missing files.
+    """
+    root = Path(root or os.environ.get("MNIST_ROOT") or "data")
+    raw = root / "MNIST" / "raw"
+    reason = "no files were found and downloading was not asked for"
+    if download and not any((raw / name).exists() for name in MNIST_FILES):
+        reason = download_mnist(root)
+    missing = [name for name in MNIST_FILES if not (raw / name).exists()]
+    if len(missing) == len(MNIST_FILES):
+        print(
+            f"!!! NO MNIST in {raw} ({reason}).\n"
+            "!!! Going on with the UCI digits of scikit-learn (1,797 real digits of 8x8 pixels, "
+            "resized): good enough to try the code, not to judge a model.\n"
+            "!!! If you have MNIST, set MNIST_ROOT to the folder that has MNIST/raw in it."
+        )
+        return uci_digits(device)
+    if missing:
+        names = ", ".join(missing)
+        raise FileNotFoundError(
+            f"{raw} lacks {names}: add them, or empty the folder to download all"
+        )
+    return Digits(*(read_idx(raw / name).to(device) for name in MNIST_FILES), "MNIST")
+
+
+def download_mnist(root):
+    """Fetch MNIST through torchvision, the S3 mirror first; return "" or why it failed."""
+    from torchvision.datasets import MNIST
+
+    MNIST.mirrors = sorted(MNIST.mirrors, key=lambda mirror: "s3" not in mirror)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)
+    try:
+        MNIST(root, download=True)
+        return ""
+    except Exception as error:  # offline, refused, read-only: all end in the same fallback
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        return "download failed: " + reason.rstrip(".")
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def read_idx(path):
+    """Read one MNIST file: float32 images in [0, 1] or int64 labels.
+
+    Raises ValueError if it is not the official file.
+    """
+    size, magic, digest = MNIST_FILES[path.name]
+    data = path.read_bytes()
+    found = int.from_bytes(data[:4], "big")
+    if found != magic:
+        kind = {IMAGES: "an image file", LABELS: "a label file"}
+        problem = f"it is {kind.get(found, 'no MNIST file')} where {kind[magic]} belongs"
+    elif len(data) != size:
+        problem = f"it has {len(data):,} bytes instead of {size:,}"
+    elif hashlib.sha256(data).hexdigest() != digest:
+        problem = "its SHA-256 is not that of the official file"
+    else:
+        values = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        if magic == LABELS:
+            return values[8:].long()
+        return values[16:].view(-1, *IMAGE_SHAPE).float().div_(255)
+    raise ValueError(
+        f"{path} is damaged or not MNIST: {problem}. Delete the four files to download them anew."
+    )
+
+
+def uci_digits(device="cpu"):
+    """Return scikit-learn's digits (8x8, 0..16), resized to 28x28 in [0, 1].
+
+    The last 297 of the 1,797 are the test set.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32, device=device)[:, None] / 16
+    images = F.interpolate(images, size=IMAGE_SHAPE[1:], mode="bicubic").clamp(0, 1)
+    labels = torch.tensor(digits.target, device=device).long()
+    return Digits(images[:1500], labels[:1500], images[1500:], labels[1500:], "UCI digits")
+
+
+def minibatches(images, labels, batch_size, generator=None):
+    """Yield random (images, labels) without end, drawn with replacement.
+
+    Raises ValueError, once at the start, for images that are not clean or labels not in 0..9.
+    """
+    check_images(images, clean=True)
+    check_labels(labels, len(images))
+    while True:
+        index = torch.randint(len(images), (batch_size,), device=images.device, generator=generator)
+        yield images[index], labels[index]

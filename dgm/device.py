@@ -1,0 +1,88 @@
+"""Device, seeds, precision, memory settings, and the name of the hardware."""
+
+import ctypes
+import os
+import platform
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def keep_freed_memory():
+    """Have glibc keep freed memory for the next step, and return whether that was possible.
+
+    By default, large blocks go back to the kernel, which clears every page anew. Without glibc
+    (macOS, Windows, Alpine) nothing changes.
+    """
+    on_linux = sys.platform == "linux"
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if on_linux else None
+    if mallopt is None:
+        return False
+    no_mmap, no_trim = (-4, 0), (-1, 2**31 - 1)  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    return bool(mallopt(*no_mmap)) and bool(mallopt(*no_trim))
+
+
+def pick_device():
+    """Return the one device of a run: cuda, then mps, then cpu."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def seed_everything(seed, device="cpu"):
+    """Seed Python, NumPy and PyTorch; return a generator on `device` for all that a run draws."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return torch.Generator(device).manual_seed(seed)
+
+
+def has_native_bf16(device):
+    """Return whether the chip multiplies bfloat16 itself; emulated, it is slower than float32."""
+    if device.type == "cuda":  # not is_bf16_supported(): it says yes to chips that emulate
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return device.type == "cpu" and supported()
+
+
+def chain_dtype(device):
+    """Return the type in which a chain's network is fastest on this device."""
+    return torch.bfloat16 if has_native_bf16(device) else torch.float32
+
+
+def fast_math(device):
+    """Return a context of autocast to bfloat16 where the chip has it natively."""
+    device = torch.device(device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_native_bf16(device))
+
+
+def hardware_name():
+    """Name what a number was measured on, for example "2 of 2 cores, AMD EPYC"."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    chip = names[0] if names else platform.processor() or platform.machine()
+    return f"{torch.get_num_threads()} of {os.cpu_count()} cores, {chip}"
+
+
+def peak_memory():
+    """Return the most memory this process has used, in GB.
+
+    The keys are "ram" (None where the system cannot be asked) and, with CUDA, "gpu".
+    """
+    try:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        peak = {"ram": round(used / 1e9, 2)}
+    except ImportError:  # Windows
+        peak = {"ram": None}
+    if torch.cuda.is_available():
+        peak["gpu"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return peak

@@ -1,0 +1,144 @@
+"""The gradient of the EnergyNetwork with respect to its images, by the chain rule written out.
+
+This is nearly all that a Langevin step costs. Nothing here is needed to understand the notebooks:
+helpers.langevin_dynamics works with any energy through autograd, and the tests hold the two
+against each other. What this does otherwise:
+
+- no graph is built;
+- the first convolution, whose one channel suits no convolution kernel, is a matrix product over
+  rows of pixels, and the last is a full matrix;
+- below 8 images it calculates in float32, where a convolution starts sooner.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LAYOUT = [nn.Conv2d, nn.SiLU] * 4 + [nn.Flatten, nn.Linear, nn.SiLU, nn.Linear]
+SMALL = 8  # images
+
+
+def settings_of(convolution):
+    c = convolution
+    return (c.kernel_size, c.stride, c.padding, c.dilation, c.groups, c.padding_mode)
+
+
+def fits(layers):
+    """Return whether `layers` are those that `input_gradient` is written for.
+
+    An edited EnergyNetwork goes through autograd.
+    """
+    if [type(layer) for layer in layers] != LAYOUT or layers[0].in_channels != 1:
+        return False
+    first = ((5, 5), (2, 2), (4, 4), (1, 1), 1, "zeros")
+    later = ((3, 3), (2, 2), (1, 1), (1, 1), 1, "zeros")
+    if [settings_of(layer) for layer in layers[:8:2]] != [first, later, later, later]:
+        return False
+    return all(layer.bias is not None for layer in layers if hasattr(layer, "bias"))
+
+
+def first_layer_products(first):
+    """Return the first convolution of 2 x - 1 as matrix products: (forth, bias, back).
+
+    `forth` is what each of the 5 x 28 pixels of five rows adds to one row of 16 positions, `back`
+    what each value of three such rows gives to the two rows of pixels that all of their windows
+    share: the layer applied to unit vectors.
+    """
+    kernel, channels = first.weight.detach(), first.out_channels
+    options = {"device": kernel.device, "dtype": kernel.dtype}
+    pixels = torch.eye(140, **options).view(140, 1, 5, 28)
+    forth = F.conv2d(pixels, kernel, stride=2, padding=(0, 4))
+    forth = 2 * forth.permute(0, 2, 3, 1).reshape(140, -1)
+    values = torch.eye(48 * channels, **options).view(-1, 3, 16, channels).permute(0, 3, 1, 2)
+    back = F.conv_transpose2d(values, kernel, stride=2, padding=4, output_padding=1)
+    return forth, first.bias.repeat(16) - forth.sum(0) / 2, 2 * back.reshape(-1, 56)
+
+
+def last_convolution_matrix(fourth):
+    """Return the last convolution, from 4 x 4 to 2 x 2 positions, as one full matrix."""
+    kernel, c_in, c_out = fourth.weight.detach(), fourth.in_channels, fourth.out_channels
+    dense = torch.zeros(6, 6, c_in, 2, 2, c_out, device=kernel.device, dtype=kernel.dtype)
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):  # 4 x 4 positions and their padding
+        dense[2 * i : 2 * i + 3, 2 * j : 2 * j + 3, :, i, j] = kernel.permute(2, 3, 1, 0)
+    return dense[1:5, 1:5].reshape(16 * c_in, 4 * c_out)
+
+
+def weights_of(layers, dtype):
+    """Return the weights that `input_gradient` takes, in `dtype`: tensors without gradients."""
+    first, second, third, fourth = (layer for layer in layers if isinstance(layer, nn.Conv2d))
+    hidden, last = (layer for layer in layers if isinstance(layer, nn.Linear))
+    with torch.autocast(first.weight.device.type, enabled=False):
+        forth, b1, back = first_layer_products(first)
+        dense = last_convolution_matrix(fourth)
+    rows = hidden.weight.view(-1, fourth.out_channels, 2, 2).permute(0, 2, 3, 1)
+    tensors = [forth, b1, back, second.weight, second.bias, third.weight, third.bias]
+    tensors += [dense, fourth.bias.repeat(4), rows.reshape(len(hidden.weight), -1)]
+    tensors += [hidden.bias, last.weight]
+    formats = {4: torch.channels_last}
+    default = torch.contiguous_format
+    return [t.detach().to(dtype, memory_format=formats.get(t.dim(), default)) for t in tensors]
+
+
+def input_gradient(x, weights):
+    """Return grad E(x), float32 [B, 1, 28, 28]: forward, then the chain rule."""
+    forth, b1, back, w2, b2, w3, b3, w4, b4, w5, b5, w6 = weights
+    silu, silu_backward = F.silu, torch.ops.aten.silu_backward
+    batch, channels = len(x), forth.shape[1] // 16
+    # padded where 2 x - 1 = 0: [B, 35, 28]
+    rows = F.pad(x.to(forth.dtype).view(batch, 28, 28), (0, 0, 4, 3), value=0.5)
+    windows = rows.as_strided(
+        (batch, 16, 140), (35 * 28, 56, 1)
+    )  # five rows, two further each time
+    h1 = torch.addmm(b1, windows.reshape(-1, 140), forth)
+    h1 = h1.view(batch, 16, 16, channels).permute(0, 3, 1, 2)
+    a1 = silu(h1)
+    h2 = F.conv2d(a1, w2, b2, stride=2, padding=1)
+    a2 = silu(h2)
+    h3 = F.conv2d(a2, w3, b3, stride=2, padding=1)  # [B, 4 channels, 4, 4], channels last in memory
+    h4 = torch.addmm(b4, silu(h3).permute(0, 2, 3, 1).reshape(batch, -1), w4)
+    h5 = F.linear(silu(h4), w5, b5)
+
+    g = silu_backward(w6.expand_as(h5), h5)
+    g = silu_backward(g @ w5, h4)
+    g = (g @ w4.T).view(batch, *h3.shape[2:], h3.shape[1]).permute(0, 3, 1, 2)
+    g = convolution_backward(silu_backward(g, h3), a2, w3)
+    g = convolution_backward(silu_backward(g, h2), a1, w2)
+    g = silu_backward(g, h1).permute(0, 2, 3, 1).contiguous()  # [B, 16, 16, channels]
+    strides = (256 * channels, 16 * channels, 1)  # three rows of 16 x channels values each
+    windows = g.as_strided((batch, 14, 48 * channels), strides)
+    return (windows.reshape(-1, 48 * channels) @ back).view_as(x).float()
+
+
+def convolution_backward(g, a, weight):
+    """Return the gradient in the input `a` alone of a convolution of stride 2 and padding 1."""
+    settings = ([2, 2], [1, 1], [1, 1], False, [0, 0], 1)
+    return torch.ops.aten.convolution_backward(g, a, weight, None, *settings, [True, False, False])[
+        0
+    ]
+
+
+@functools.cache
+def gradient_on(device_type):
+    """Return `input_gradient` as this kind of device runs it best.
+
+    On CUDA it is compiled into CUDA graphs, one launch a step. Where compiling fails (no Triton,
+    no compiler) it says so once and goes on with the plain function.
+    """
+    if device_type != "cuda":
+        return input_gradient
+    function = torch.compile(input_gradient, mode="reduce-overhead", dynamic=False)
+
+    def gradient(x, weights):
+        nonlocal function
+        try:
+            return function(x, weights)
+        except Exception as error:  # whatever a compiler can fail with
+            result = input_gradient(x, weights)  # if it was not the compiler, this fails too
+            kind = type(error).__name__
+            print(f"CUDA graphs are not to be had here ({kind}): going on without.")
+            function = input_gradient
+            return result
+
+    return gradient

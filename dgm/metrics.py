@@ -1,0 +1,196 @@
+"""Evaluation metrics for generated digits, and the classifier whose features they use."""
+
+import numpy as np
+import scipy.linalg
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dgm import runs
+from dgm.device import pick_device
+
+# -------------------------------------------------------------------------------- classifier
+
+
+def convolution(c_in, c_out):
+    layer = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(c_out), nn.ReLU())
+
+
+class DigitClassifier(nn.Module):
+    """Map images [B, 1, 28, 28] in [0, 1] to logits [B, 10]; features() gives [B, 128]."""
+
+    def __init__(self):
+        super().__init__()
+        self.settings = {}
+        self.layers = nn.Sequential(
+            convolution(1, 32),
+            convolution(32, 32),
+            nn.MaxPool2d(2),
+            convolution(32, 64),
+            convolution(64, 64),
+            nn.MaxPool2d(2),
+            convolution(64, 128),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(128 * 9, 128),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(128, 10)
+
+    def features(self, images):
+        return self.layers(2 * images - 1)
+
+    def forward(self, images):
+        return self.head(F.dropout(self.features(images), 0.3, self.training))
+
+
+def load_classifier(device=None, folder=None):
+    """Return the committed classifier in evaluation mode.
+
+    Raises FileNotFoundError, with what to do, where there is none, and ValueError for a file
+    that is damaged or does not fit.
+    """
+    device = device or pick_device()
+    path = (folder or runs.CHECKPOINTS) / "classifier.pt"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no {path}, the classifier that evaluates samples: put the repository's "
+            "folder checkpoints/ here, or train one with `python -m experiments classifier`"
+        )
+    record = runs.load_checkpoint(path, "classifier", device)
+    with torch.random.fork_rng(devices=[]):  # its initial weights draw nothing from the run
+        model = DigitClassifier()
+    try:
+        model.load_state_dict(record["weights"])
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} does not fit the DigitClassifier: {error}") from error
+    return model.to(device).eval()
+
+
+@torch.no_grad()
+def classifier_outputs(classifier, images, batch_size=500):
+    """Return (features [N, 128], class probabilities [N, 10]) on the CPU, of clamped images."""
+    features = torch.cat([classifier.features(x.clamp(0, 1)) for x in images.split(batch_size)])
+    return features.cpu(), classifier.head(features).softmax(dim=1).cpu()
+
+
+def accuracy(classifier, images, labels):
+    """Return the share of images that the classifier gives the label asked for."""
+    predicted = classifier_outputs(classifier, images)[1].argmax(1)
+    return (predicted == labels.cpu()).double().mean().item()
+
+
+# ------------------------------------------------------------------------- sets of features
+
+
+def frechet_distance(a, b):
+    """Return the squared Fréchet distance of Gaussians fitted to two sets of features [N, D].
+
+    |mean_a - mean_b|^2 + trace(A + B - 2 (A B)^(1/2)) (Dowson & Landau 1982), in float64.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # the eigenvalues of A B are real and not negative; rounding may say otherwise
+    root_trace = np.sqrt(np.clip(scipy.linalg.eigvals(cov_a @ cov_b).real, 0, None)).sum()
+    means = ((a.mean(0) - b.mean(0)) ** 2).sum()
+    return float(means + np.trace(cov_a) + np.trace(cov_b) - 2 * root_trace)
+
+
+def covered(points, others, radii, block=1000):
+    """Return which of `points` lie within the radius of at least one of `others`."""
+    parts = points.split(block)
+    return torch.cat([(torch.cdist(p, others) <= radii).any(dim=1) for p in parts])
+
+
+def kth_distances(features, k, block=1000):
+    """Return the distance of each feature vector to its k-th nearest neighbour."""
+    parts = features.split(block)
+    return torch.cat([torch.cdist(f, features).kthvalue(k + 1, dim=1).values for f in parts])
+
+
+def precision_recall(real, generated, k=3):
+    """Return improved precision and recall (Kynkäänniemi et al. 2019) of equally many features.
+
+    Precision is the share of generated features within the k-th-neighbour balls of the real
+    ones; recall is the share of real features within those of the generated ones.
+    """
+    real, generated = real.double(), generated.double()
+    precision = covered(generated, real, kth_distances(real, k)).double().mean().item()
+    recall = covered(real, generated, kth_distances(generated, k)).double().mean().item()
+    return precision, recall
+
+
+def evaluate_samples(classifier, images, real_features):
+    """Return the metrics of generated digits as a dictionary.
+
+    Fréchet distance to `real_features` [N, 128], precision and recall against the first of
+    these, the share of confident samples (classifier probability > 0.9), and the shares of the
+    rarest and the commonest digit. Quote n and the floor (real images, same n) beside them.
+    """
+    features, probabilities = classifier_outputs(classifier, images)
+    shares = torch.bincount(probabilities.argmax(1), minlength=10).double() / len(images)
+    precision, recall = precision_recall(real_features[: len(features)], features)
+    return {
+        "frechet_distance": frechet_distance(features, real_features),
+        "precision": precision,
+        "recall": recall,
+        "share_confident": (probabilities.max(1).values > 0.9).double().mean().item(),
+        "rarest_digit": shares.min().item(),
+        "commonest_digit": shares.max().item(),
+    }
+
+
+def summary_line(metrics):
+    """Return what `evaluate_samples` found as one line of text."""
+    return (
+        f"Fréchet distance {metrics['frechet_distance']:7.1f}, "
+        f"precision {metrics['precision']:.2f}, recall {metrics['recall']:.2f}, "
+        f"{metrics['share_confident']:4.0%} confident, "
+        f"digits from {metrics['rarest_digit']:.1%} to {metrics['commonest_digit']:.1%} each"
+    )
+
+
+# ------------------------------------------------------------------------------------ pixels
+
+
+def nearest_neighbours(images, training_images, block=500):
+    """Return (distance, index) of the training image nearest to each image, Euclidean."""
+    flat = training_images.flatten(1)
+    found = [torch.cdist(x.flatten(1), flat).min(dim=1) for x in images.split(block)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+def psnr(images, clean):
+    """Return the peak signal-to-noise ratio in dB, peak 1, of the error pooled over all images."""
+    return float(-10 * torch.log10((images - clean).square().mean()))
+
+
+def pixel_quality(images, clean):
+    """Return PSNR and SSIM of images [N, 1, H, W] against the clean ones in [0, 1].
+
+    The PSNR of the pooled error, the mean of each image's PSNR (dB), and the mean structural
+    similarity (Wang et al. 2004; scikit-image).
+    """
+    from skimage.metrics import structural_similarity
+
+    errors = (images - clean).square().flatten(1).mean(1).clamp_min(1e-12)
+    a, b = (x[:, 0].cpu().double().numpy() for x in (images, clean))
+    pairs = zip(a, b, strict=True)
+    similarity = [structural_similarity(x, y, data_range=1.0) for x, y in pairs]
+    return {
+        "psnr": psnr(images, clean),
+        "psnr_each": (-10 * torch.log10(errors)).mean().item(),
+        "ssim": float(np.mean(similarity)),
+    }
+
+
+def auroc(inside, outside):
+    """Return the area under the ROC curve of a score that should be higher outside.
+
+    It is the chance that a random outsider scores above a random insider, ties counted half.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
+    return float(roc_auc_score(truth, np.r_[np.asarray(inside), np.asarray(outside)]))

@@ -1,0 +1,410 @@
+"""Runs of a notebook: presets, folders, the resumable loop, checkpoints and result files."""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from dgm.device import hardware_name, peak_memory
+
+PRESETS = ("smoke", "quick", "full")
+RESULTS_FORMAT = 2  # of result files: their keys are snake_case
+
+
+def checkpoints_folder():
+    """Return the committed weights' folder: in the repository, else in the installed package."""
+    here = Path(__file__).resolve().parent
+    repository = here.parent / "checkpoints"
+    return repository if repository.is_dir() else here / "checkpoints"
+
+
+CHECKPOINTS = checkpoints_folder()
+
+# ----------------------------------------------------------------------- presets and folders
+
+
+class Run(NamedTuple):
+    """Where a notebook's run reads and writes.
+
+    With `publish`, figures go to assets/ and weights to checkpoints/, else all below `folder`.
+    """
+
+    name: str
+    preset: str
+    pretrained: bool
+    publish: bool
+    folder: Path
+
+    @property
+    def checkpoint(self):
+        return self.folder / f"{self.name}-resume.pt"
+
+    @property
+    def figures(self):
+        return Path("assets") if self.publish else self.folder / "assets"
+
+
+def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu", publish=None):
+    """Choose preset and folders, say so, and check that the folders can be written.
+
+    `publish` (default: PUBLISH=1 in the environment) is a full run with the committed weights
+    that writes to assets/, as a `full` training on MNIST does; any other run writes below runs/.
+    Raises ValueError for an unknown preset, OSError for a folder.
+    """
+    republish = os.environ.get("PUBLISH") == "1" if publish is None else publish
+    pretrained = pretrained or republish
+    if preset not in ("auto", *PRESETS):
+        raise ValueError(f"unknown preset {preset!r}: choose auto, {', '.join(PRESETS)}")
+    if preset == "auto":
+        preset = "full" if republish or torch.device(device).type == "cuda" else "quick"
+    folder = f"demo-{preset}" if pretrained and not republish else preset
+    if data != "MNIST":
+        folder = f"{folder}-{data.replace(' ', '-').lower()}"
+    publish = preset == "full" and data == "MNIST" and (republish or not pretrained)
+    run = Run(name, preset, pretrained, publish, Path("runs") / folder)
+    check_writable(run.folder, run.figures, *([CHECKPOINTS] if publish and not pretrained else []))
+    training = f"training from scratch, or on from {run.folder}/"
+    weights = "weights from checkpoints/" if pretrained else training
+    places = f"{weights}; figures go to {run.figures}/. {hardware_name()}."
+    print(f"{name}: preset {preset}, {data}, {places}")
+    return run
+
+
+def check_writable(*folders):
+    """Raise OSError unless every folder can be made and written."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".writable").touch()
+            (folder / ".writable").unlink()
+        except OSError as error:
+            raise OSError(
+                f"cannot write to {folder}/: {error}. Free it or run elsewhere; nothing was lost."
+            ) from error
+
+
+def partner_folder(name, run):
+    """Return where another notebook's weights are: this run's folder, else the committed ones.
+
+    None where there are neither.
+    """
+    folders = (run.folder, CHECKPOINTS)
+    return next((folder for folder in folders if (folder / f"{name}.pt").exists()), None)
+
+
+# -------------------------------------------------------------------------------------- files
+
+
+@contextmanager
+def whole_file(path):
+    """Yield a temporary path that takes the place of `path` once it is written whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    yield temporary
+    os.replace(temporary, path)
+
+
+def save_atomically(contents, path):
+    """Write by torch.save, leaving either the old file or the whole new one."""
+    with whole_file(path) as temporary:
+        torch.save(contents, temporary)
+
+
+def write_json(contents, path):
+    """Write JSON, leaving either the old file or the whole new one.
+
+    Raises ValueError for NaN or infinity.
+    """
+    text = json.dumps(contents, indent=1, allow_nan=False) + "\n"
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def load_checkpoint(path, kind, device="cpu"):
+    """Read a file written by this module, weights only.
+
+    Raises ValueError if it is half-written, foreign or of another kind.
+    """
+    restore_it = "Restore it, from git if it was committed."
+    cure = "Delete it to start afresh." if kind == "run" else restore_it
+    try:
+        contents = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no checkpoint {path}") from None
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read ({type(error).__name__}): it is half-written or not a "
+            f"checkpoint. {cure}"
+        ) from error
+    if not isinstance(contents, dict) or contents.get("kind") != kind:
+        raise ValueError(f"{path} is not a {kind} checkpoint of this project. {cure}")
+    return contents
+
+
+# ------------------------------------------------------------------------- the resumable loop
+
+
+@contextmanager
+def deferred_interrupt():
+    """Turn the first Ctrl-C into a flag for a loop to look at; a second one stops at once."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def on_interrupt(*_):
+        flag.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def training_steps(
+    total, path, settings, history, state, lines=10, check_every=50, save_seconds=60
+):
+    """Yield the numbers of the updates still to do, out of `total`, and save the run between them.
+
+    `state` names what a resumed run needs: modules, optimizers and other things with a
+    state_dict, torch.Generators. `history` is {name: list}; the loop appends one scalar tensor an
+    update to each list. Resumes from `path` if it exists; saves there every minute, at the end
+    and on Ctrl-C (which then raises KeyboardInterrupt); prints `lines` lines. A resumed run
+    equals an uninterrupted one bit for bit on a CPU. Raises FloatingPointError at NaN or
+    infinity, keeping the last good checkpoint, and ValueError if `path` holds a run with other
+    settings or from another seed.
+    """
+    settings, done, seconds = {**settings, **seeds_of(state)}, 0, 0.0
+    if Path(path).exists():
+        done, seconds = restore(path, settings, history, state)
+        rest = ": nothing left to train." if done >= total else "."
+        print(f"Resumed {path} at update {done:,} of {total:,}{rest}")
+    checked, last_save = done, time.perf_counter()
+    clock = last_save - seconds
+    options = {"total": total, "initial": done, "desc": "Training", "leave": False}
+    with deferred_interrupt() as interrupted, tqdm(**options, disable=not lines) as bar:
+        for update in range(done, total):
+            yield update
+            done = update + 1
+            bar.update()
+            line = done * lines // total > update * lines // total
+            overdue = time.perf_counter() - last_save > save_seconds
+            save = interrupted.is_set() or done == total or overdue
+            if save or line or done % check_every == 0:
+                check_history(history, checked, done, path)
+                checked = done
+            if save:
+                last_save = time.perf_counter()
+                save_run(path, done, last_save - clock, settings, history, state)
+            if line:
+                seconds = time.perf_counter() - clock
+                print(history_line(history, done, total, lines, seconds))
+            if interrupted.is_set():
+                raise KeyboardInterrupt(
+                    f"Stopped at update {done:,} of {total:,}, all kept: "
+                    f"run again to go on from {path}"
+                )
+
+
+def seeds_of(state):
+    """Return the seeds of all generators in `state`: another seed is another run."""
+    return {
+        f"seed of the {name}": part.initial_seed()
+        for name, part in state.items()
+        if isinstance(part, torch.Generator)
+    }
+
+
+def history_line(history, done, total, lines, seconds):
+    """Return one line on the updates since the last one: the mean of everything in the history."""
+    first = max(done - max(total // lines, 1), 0)
+    means = [f"{name} {np.mean(values[first:done]):.4f}" for name, values in history.items()]
+    return f"update {done:,}/{total:,}  {'  '.join(means)}  {seconds / 60:.1f} min"
+
+
+def check_history(history, first, last, path):
+    """Turn the scalar tensors first..last of each list into numbers, in one transfer.
+
+    Raises FloatingPointError if any is not finite, ValueError if a list has another length.
+    """
+    for name, values in history.items():
+        if len(values) != last:
+            raise ValueError(
+                f"history[{name!r}] has {len(values)} entries after {last} updates: "
+                "append one an update"
+            )
+        if last > first:
+            scalars = [torch.as_tensor(v).detach().float() for v in values[first:]]
+            values[first:] = torch.stack(scalars).tolist()
+        bad = next((i for i in range(first, last) if not math.isfinite(values[i])), None)
+        if bad is not None:
+            saved = Path(path).exists()
+            kept = f"The last good state is in {path}" if saved else "No state had been saved yet"
+            raise FloatingPointError(
+                f"Training went non-finite: {name} is {values[bad]} at update {bad + 1}. "
+                f"{kept}. Try a lower learning rate, smaller steps, or another seed."
+            )
+
+
+def save_run(path, update, seconds, settings, history, state):
+    """Write all that a resumed run needs.
+
+    Raises FloatingPointError, and writes nothing, if a weight is not finite.
+    """
+    parts = {}
+    for name, part in state.items():
+        is_generator = isinstance(part, torch.Generator)
+        parts[name] = part.get_state() if is_generator else part.state_dict()
+        if isinstance(part, nn.Module) and not weights_are_finite(part):
+            raise FloatingPointError(
+                f"A weight of {name} went non-finite by update {update}; {path} was left as it was."
+            )
+    histories = {k: torch.tensor(values, dtype=torch.float64) for k, values in history.items()}
+    contents = {
+        "kind": "run",
+        "update": update,
+        "seconds": seconds,
+        "settings": settings,
+        "history": histories,
+        "hardware": hardware_name(),
+        "state": parts,
+    }
+    save_atomically(contents, path)
+
+
+def weights_are_finite(module):
+    return all(torch.isfinite(p).all() for p in module.parameters())
+
+
+def restore(path, settings, history, state):
+    """Put a run's saved state back into its parts; return (updates done, seconds spent).
+
+    Raises ValueError if the run differs in its settings or parts.
+    """
+    saved = load_checkpoint(path, "run")
+    theirs = saved["settings"]
+    differing = [k for k in {*settings, *theirs} if settings.get(k) != theirs.get(k)]
+    if differing or set(saved["state"]) != set(state):
+        what = ", ".join(sorted(differing)) or "its parts"
+        raise ValueError(
+            f"{path} belongs to a run that differs in {what}: delete or rename it to start afresh."
+        )
+    try:
+        for name, part in state.items():
+            if isinstance(part, torch.Generator):
+                part.set_state(saved["state"][name].cpu())
+            else:
+                part.load_state_dict(saved["state"][name])
+        for name in history:
+            history[name][:] = saved["history"][name].tolist()
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not fit this run: delete or rename it to start afresh. ({error})"
+        ) from error
+    return saved["update"], saved["seconds"]
+
+
+# ---------------------------------------------------------------------------- finished runs
+
+
+def as_bytes(chains, n=1000):
+    """Return at most n chains [n, 1, 28, 28], evenly spread over all slots, as uint8."""
+    last = len(chains) - 1
+    slots = torch.linspace(0, last, min(n, len(chains)), device=chains.device).long()
+    return (chains[slots].clamp(0, 1) * 255).round().byte().cpu()
+
+
+def save_pretrained(run, model, chains=None):
+    """Turn a finished run into a small file and return what was written.
+
+    It holds half-precision weights, history, settings, and for an energy 1,000 chains as bytes.
+    It goes to the run's folder; with `run.publish` also to checkpoints/.
+    """
+    saved = load_checkpoint(run.checkpoint, "run")
+    weights = {}
+    for name, value in model.state_dict().items():
+        weights[name] = (value.half() if value.is_floating_point() else value).cpu()
+    contents = {
+        "kind": "pretrained",
+        "network": type(model).__name__,
+        "network_settings": model.settings,
+        "weights": weights,
+        "preset": run.preset,
+        "settings": saved["settings"],
+        "history": {name: values.half() for name, values in saved["history"].items()},
+        "updates": saved["update"],
+        "minutes": saved["seconds"] / 60,
+        "hardware": saved["hardware"],
+    }
+    if chains is not None:
+        contents["chains"] = as_bytes(chains)
+    for folder in (run.folder, *([CHECKPOINTS] if run.publish else [])):
+        save_atomically(contents, folder / f"{run.name}.pt")
+    return contents
+
+
+def load_record(name, device, folder=None):
+    """Return (path, record) of a committed run, its history as arrays.
+
+    record["digest"] changes with the file; record["label"] names preset, minutes and hardware.
+    """
+    path = (Path(folder) if folder else CHECKPOINTS) / f"{name}.pt"
+    record = load_checkpoint(path, "pretrained", device)
+    record["history"] = {k: v.float().cpu().numpy() for k, v in record["history"].items()}
+    record["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    minutes = f"{record['minutes']:.0f} minutes on {record['hardware']}"
+    record["label"] = f"{name}, preset {record['preset']}, {minutes}"
+    return path, record
+
+
+def provenance(record):
+    """Return the part of a record that belongs beside every number: how it was trained."""
+    return {key: record[key] for key in ("preset", "updates", "minutes", "hardware")}
+
+
+def made_by(**command):
+    """Return what stands first in a result file: its format, what made it, and with what.
+
+    `command` is for example {"notebook": "EBM.ipynb"} or {"command": "make bench"}.
+    """
+    return {
+        "format": RESULTS_FORMAT,
+        **command,
+        "commit": git_commit(),
+        "torch": torch.__version__,
+        "hardware": hardware_name(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def git_commit():
+    """Return the short name of the commit, "+" behind it where files differ; None without git."""
+    try:
+        options = {"capture_output": True, "text": True, "check": True}
+        name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], **options).stdout.strip()
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "*.py"]).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return name + ("+" if changed else "")
+
+
+def save_results(run, seed, **results):
+    """Write what a notebook measured to <figures>/results/<notebook>.json."""
+    made = made_by(notebook=f"{run.name}.ipynb")
+    contents = {**made, "preset": run.preset, "seed": seed, "peak_memory_gb": peak_memory()}
+    write_json({**contents, **results}, run.figures / "results" / f"{run.name}.json")

@@ -1,0 +1,315 @@
+"""Samplers of a score behind one signature, guidance, and rules for noise levels.
+
+A sampler is called as `sampler(model, labels, sigmas, *, n=None, start=None, ...)`, where
+`model(x, sigma, labels)` is the score. `labels` [B] are in 0..9, or None with `n` or `start`
+[B, ...]. `sigmas` descend, and a last step leads from the smallest to zero. `guidance` is the
+weight of `guided`, which doubles the work. All samplers raise ValueError for bad labels or
+sigmas, and FloatingPointError if a sample diverges.
+"""
+
+import copy
+import math
+import os
+from contextlib import contextmanager
+
+import torch
+from scipy.optimize import brentq
+from scipy.stats import norm
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm.auto import tqdm
+
+from dgm.checks import (
+    IMAGE_SHAPE,
+    NO_LABEL,
+    check_finite,
+    check_labels,
+    check_sigmas,
+    check_snapshots,
+)
+
+GUIDANCE = 1.4  # the samplers' default weight
+
+# ------------------------------------------------------------------------- what chains share
+
+
+def device_of(model):
+    """Return the device of a network's parameters, None for a plain function."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    return next((p.device for p in parameters), None)
+
+
+def frozen(model):
+    """Return a copy of a network for use inside a chain: evaluation mode, no gradients.
+
+    A plain function comes back as it is.
+    """
+    model = model.module if isinstance(model, AveragedModel) else model
+    if not isinstance(model, nn.Module):
+        return model
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+@contextmanager
+def recording(snapshots, steps):
+    """Yield (frames, keep): keep(k, x) stores a copy of x for each step number in `snapshots`."""
+    wanted, frames = check_snapshots(snapshots, steps), []
+
+    def keep(k, x):
+        if k in wanted:
+            frames.append(x.detach().clone())
+
+    yield frames, keep
+
+
+def progress_bar(steps, description, progress):
+    """Return `steps`, with a bar where `progress` asks for it and TQDM_DISABLE is not set."""
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    return steps if hidden else tqdm(steps, desc=description, leave=False)
+
+
+def noise_like(x, generator):
+    """Draw standard normal noise shaped like x."""
+    return torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator)
+
+
+def guided(score, weight):
+    """Return the score s(x) + weight (s(x | label) - s(x)) (Ho & Salimans 2022).
+
+    Weight 1 is the conditional score. Above 1, samples fit their label better and vary less.
+    """
+
+    def guided_score(x, sigma, labels):
+        if labels is None or weight == 1:
+            return score(x, sigma, labels)
+        nothing = torch.full_like(labels, NO_LABEL)
+        if len(x) > 512:  # twice as many at once would be no faster, and take twice the memory
+            with_label = score(x, sigma, labels)
+            without = score(x, sigma, nothing)
+        else:
+            both = score(torch.cat([x, x]), sigma, torch.cat([labels, nothing]))
+            with_label, without = both.chunk(2)
+        return without + weight * (with_label - without)
+
+    return guided_score
+
+
+def begin_sampling(model, labels, sigmas, n, start, guidance, generator):
+    """Return what every sampler begins with: (score, labels, sigmas, x) on the model's device.
+
+    x is `start`, or noise of the largest level for each label, or for `n` images.
+    """
+    device = device_of(model) or (start.device if start is not None else torch.device("cpu"))
+    sigmas = check_sigmas(sigmas, device)
+    if labels is not None:
+        labels = check_labels(labels, n if start is None else len(start), device)
+    elif n is None and start is None:
+        raise ValueError("without labels, say how many: n=64 (or give start)")
+    if start is None:
+        shape = (n if labels is None else len(labels), *IMAGE_SHAPE)
+        start = sigmas[0] * torch.randn(shape, device=device, generator=generator)
+    return guided(frozen(model), guidance), labels, sigmas, start.detach().to(device, copy=True)
+
+
+# ------------------------------------------------------------------------------ noise levels
+
+
+def geometric_sigmas(first=10.0, last=0.01, levels=30):
+    """Return noise levels in geometric progression.
+
+    Technique 2 of Song & Ermon 2020 asks for 89 levels from 10 to 0.01 in 784 dimensions; with
+    30, each level needs more steps.
+    """
+    return check_sigmas(torch.logspace(math.log10(first), math.log10(last), levels))
+
+
+def karras_sigmas(first=10.0, last=0.01, levels=10, rho=7.0):
+    """Return noise levels, closer together the smaller they are (Karras et al. 2022, eq. 5)."""
+    ramp = torch.linspace(0, 1, levels, dtype=torch.float64)
+    ends = first ** (1 / rho), last ** (1 / rho)
+    return check_sigmas((ends[0] + ramp * (ends[1] - ends[0])) ** rho)
+
+
+def annealed_step(sigmas, steps):
+    """Return epsilon of annealed Langevin dynamics (Song & Ermon 2020, technique 4).
+
+    Each level of `steps` steps should hand on the variance it is meant to have: among 10,000
+    step sizes r = epsilon / sigma_L^2, the one whose variance recursion ends nearest to 1.
+    """
+    gamma = float(sigmas[0] / sigmas[-1]) ** (1 / max(len(sigmas) - 1, 1))
+    r = torch.linspace(1e-4, 1, 10_000, dtype=torch.float64)
+    stationary = 1 / (1 - r / 2)
+    variance = (1 - r) ** (2 * steps) * (gamma**2 - stationary) + stationary
+    return float(r[(variance - 1).abs().argmin()] * sigmas[-1] ** 2)
+
+
+def largest_distance(images, block=2_000):
+    """Return the largest Euclidean distance between two images (Song & Ermon 2020, technique 1)."""
+    flat = images.flatten(1)
+    return max(torch.cdist(part, flat).max().item() for part in flat.split(block))
+
+
+def level_overlap(ratio, dimensions):
+    """Return how much of one level's noise is likely under another, `ratio` times smaller.
+
+    It is the mass of radii within three deviations (Song & Ermon 2020, section 3.2).
+    """
+    middle = math.sqrt(2 * dimensions) * (ratio - 1)
+    return norm.cdf(middle + 3 * ratio) - norm.cdf(middle - 3 * ratio)
+
+
+def level_ratio(dimensions, overlap=0.5):
+    """Return gamma = sigma_i / sigma_(i+1) of this overlap (Song & Ermon 2020, technique 2)."""
+
+    def excess(ratio):
+        return level_overlap(ratio, dimensions) - overlap
+
+    return brentq(excess, 1.0, 2.0 + 6 / math.sqrt(2 * dimensions))
+
+
+def number_of_levels(first, last, ratio):
+    """Return how many levels of this ratio lead from sigma_1 to sigma_L, not rounded."""
+    return 1 + math.log(first / last) / math.log(ratio)
+
+
+# ---------------------------------------------------------------------------- without noise
+
+
+@torch.no_grad()
+def heun(
+    model,
+    labels,
+    sigmas,
+    *,
+    churn=0.0,
+    n=None,
+    start=None,
+    guidance=GUIDANCE,
+    generator=None,
+    progress=False,
+):
+    """Solve dx = -sigma score(x, sigma) dsigma by Heun's method (Karras et al. 2022, algorithm 1).
+
+    With `churn` above zero it is their stochastic sampler (algorithm 2): each step first adds
+    noise, churn / L of sigma, at most 0.41. Two evaluations a level, one at the last: 2 L - 1.
+    """
+    score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
+    raised = 1 + min(churn / len(sigmas), math.sqrt(2) - 1)
+    for i in progress_bar(range(len(sigmas) - 1), "Heun", progress):
+        sigma = sigmas[i]
+        if churn:
+            z = noise_like(x, generator)
+            x = x + sigma * math.sqrt(raised**2 - 1) * z
+            sigma = sigma * raised
+        step = sigmas[i + 1] - sigma
+        here = -sigma * score(x, sigma, labels)
+        ahead = -sigmas[i + 1] * score(x + step * here, sigmas[i + 1], labels)
+        x = x + step * (here + ahead) / 2
+    x = x + sigmas[-1] ** 2 * score(x, sigmas[-1], labels)
+    return check_finite(x, "Heun's method")
+
+
+@torch.no_grad()
+def dpm_solver(
+    model,
+    labels,
+    sigmas,
+    *,
+    n=None,
+    start=None,
+    guidance=GUIDANCE,
+    generator=None,
+    progress=False,
+):
+    """Sample by DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), written in the noise levels.
+
+    From sigma to sigma': x <- (sigma' / sigma) x + (1 - sigma' / sigma) D, where D, the clean
+    image x + sigma^2 score(x, sigma), is extrapolated from the last two levels in -ln sigma.
+    One evaluation a level: L.
+    """
+    score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
+    before = None
+    for i in progress_bar(range(len(sigmas) - 1), "DPM-Solver++", progress):
+        clean = x + sigmas[i] ** 2 * score(x, sigmas[i], labels)
+        ahead = clean
+        if before is not None:  # the ratio of the two steps in -ln sigma
+            ratio = torch.log(sigmas[i] / sigmas[i + 1]) / torch.log(sigmas[i - 1] / sigmas[i])
+            ahead = clean + ratio / 2 * (clean - before)
+        shrink = sigmas[i + 1] / sigmas[i]
+        x = shrink * x + (1 - shrink) * ahead
+        before = clean
+    x = x + sigmas[-1] ** 2 * score(x, sigmas[-1], labels)
+    return check_finite(x, "DPM-Solver++")
+
+
+# ------------------------------------------------------------------------------- with noise
+
+
+@torch.no_grad()
+def consistent_annealed(
+    model,
+    labels,
+    sigmas,
+    *,
+    eta=1.5,
+    n=None,
+    start=None,
+    guidance=GUIDANCE,
+    generator=None,
+    progress=False,
+):
+    """Sample by consistent annealed sampling (Jolicoeur-Martineau et al. 2020, algorithm 2).
+
+    One step a level, with just the noise that brings x from level sigma_i to sigma_j:
+    x <- x + a sigma_i^2 score(x, sigma_i) + b sigma_j z,
+    b^2 = 1 - (1 - a)^2 sigma_i^2 / sigma_j^2. `eta` is a in units of 1 - sigma_j / sigma_i; with
+    1 no noise is added, and less is a ValueError. One evaluation a level: L.
+    """
+    if eta < 1:
+        raise ValueError(
+            "eta must be 1 or more: with less, a step leaves more noise than the next level has"
+        )
+    score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
+    for i in progress_bar(range(len(sigmas) - 1), "Consistent annealed sampling", progress):
+        s_i, s_j = sigmas[i], sigmas[i + 1]
+        a = torch.clamp(eta * (1 - s_j / s_i), max=1.0)
+        z = noise_like(x, generator)
+        noise = torch.sqrt((s_j**2 - (1 - a) ** 2 * s_i**2).clamp(min=0))
+        x = x + a * s_i**2 * score(x, s_i, labels) + noise * z
+    x = x + sigmas[-1] ** 2 * score(x, sigmas[-1], labels)
+    return check_finite(x, "Consistent annealed sampling")
+
+
+@torch.no_grad()
+def predictor_corrector(
+    model,
+    labels,
+    sigmas,
+    *,
+    snr=0.16,
+    n=None,
+    start=None,
+    guidance=GUIDANCE,
+    generator=None,
+    progress=False,
+):
+    """Sample by predictor and corrector (Song et al. 2021, algorithms 2 and 4).
+
+    From each level to the next by the reverse-time SDE,
+    x <- x + (sigma_i^2 - sigma_j^2) score + sqrt(sigma_i^2 - sigma_j^2) z, and there one Langevin
+    step with epsilon = 2 (snr |z| / |score|)^2, norms averaged over the batch. Two evaluations a
+    level, one at the last: 2 L - 1.
+    """
+    score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
+    for i in progress_bar(range(len(sigmas) - 1), "Predictor-corrector", progress):
+        step = sigmas[i] ** 2 - sigmas[i + 1] ** 2
+        z = noise_like(x, generator)
+        x = x + step * score(x, sigmas[i], labels) + torch.sqrt(step) * z
+        z = noise_like(x, generator)
+        s = score(x, sigmas[i + 1], labels)
+        length_z = z.flatten(1).norm(dim=1).mean()
+        length_s = s.flatten(1).norm(dim=1).mean()
+        epsilon = 2 * (snr * length_z / length_s) ** 2
+        x = x + epsilon * s + torch.sqrt(2 * epsilon) * z
+    x = x + sigmas[-1] ** 2 * score(x, sigmas[-1], labels)
+    return check_finite(x, "Predictor-corrector")

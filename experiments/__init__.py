@@ -1,0 +1,1 @@
+"""Everything that was measured: `python -m experiments NAME`."""

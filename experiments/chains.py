@@ -1,0 +1,148 @@
+"""Chains of the energies from noise: quality against chain length, and nearest training images."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from dgm import plots, runs
+from dgm.checks import IMAGE_SHAPE
+from dgm.device import hardware_name, seed_everything
+from experiments.floors import floor_of
+from experiments.laboratory import nearest_training_digits, recall
+from experiments.names import label
+from experiments.training import TUTORIAL, train_energy
+from helpers import langevin_dynamics, load_pretrained
+
+ENERGIES = {
+    "replay_buffer": "EBM-BestPractice",
+    "no_buffer": "EBM",
+    "tutorial": "EBM-tutorial-settings",
+}
+COLORS = {"no_buffer": "tab:blue", "replay_buffer": "tab:orange", "tutorial": "tab:green"}
+
+
+def evaluate_chains(lab, model, recipe, seed, n, lengths, name):
+    """Return {steps: metrics} of n fresh chains of one energy, run on from length to length."""
+    generator = torch.Generator(lab.device).manual_seed(seed)
+    start = torch.rand(n, *IMAGE_SHAPE, device=lab.device, generator=generator)
+    options = {**recipe.chain, "snapshots": lengths, "generator": generator}
+    _, frames = langevin_dynamics(model, start, lengths[-1], **options)
+    found = {str(k): lab.evaluate(x) for k, x in zip(lengths, frames, strict=True)}
+    distances = [round(metrics["frechet_distance"]) for metrics in found.values()]
+    print(f"{name}: distance {distances} at {lengths} steps", flush=True)
+    return found
+
+
+def chains_of(key, lab, name, digest, seed, lengths, later):
+    """Evaluate fresh chains of one energy: many up to `lengths`, the first 1,000 up to `later`."""
+    model, record = load_pretrained(name, lab.device)
+    generator = seed_everything(seed, lab.device)
+    options = {"step_size": record["settings"]["step_size"], "generator": generator}
+    options["noise"] = record["settings"]["chain_noise"]
+    few = min(1_000, lab.max_samples)
+    batches = []
+    for _ in range(lab.max_samples // few):
+        start = torch.rand(few, *IMAGE_SHAPE, device=lab.device, generator=generator)
+        shown = {"snapshots": lengths, "progress": True}
+        batches.append(langevin_dynamics(model, start, lengths[-1], **options, **shown)[1])
+    result = {
+        "training": runs.provenance(record),
+        "what": {
+            "weights": digest,
+            "seed": seed,
+            "most": lab.max_samples,
+            "lengths": [*lengths, *later],
+        },
+        "measured_on": f"{hardware_name()}, {time.strftime('%Y-%m-%d')}",
+        "many": {},
+        "few": {},
+    }
+    for i, steps in enumerate(lengths):
+        result["many"][str(steps)] = lab.evaluate(torch.cat([frames[i] for frames in batches]))
+        result["few"][str(steps)] = lab.evaluate(batches[0][i])
+    result["nearest"] = nearest_training_digits(lab, batches[0][-1])
+    x, done = batches[0][-1], lengths[-1]
+    for steps in later:
+        x = langevin_dynamics(model, x, steps - done, **options, progress=True)
+        result["few"][str(steps)] = lab.evaluate(x)
+        done = steps
+    for n in ("many", "few"):
+        distances = {k: round(v["frechet_distance"], 1) for k, v in result[n].items()}
+        print(f"{name}, {n}:", distances, flush=True)
+    return result
+
+
+def chains(lab, seed=7, lengths=(20, 60, 200, 500), later=(1_000, 2_000, 5_000, 10_000)):
+    """Measure the quality of fresh chains against their length, for three energies."""
+    few = min(1_000, lab.max_samples)
+    many = lab.max_samples // few * few
+    energies = {}
+    for key, name in ENERGIES.items():
+        digest = load_pretrained(name, lab.device)[1]["digest"]
+        energies[key], _ = recall(chains_of, lab, name, digest, seed, lengths, later)
+    return {
+        "seed": seed,
+        "n_many": many,
+        "n_few": few,
+        "floor": {"many": lab.floor(many), "few": lab.floor(few)},
+        "energies": energies,
+    }
+
+
+def draw_chain_length(results, folder):
+    """Draw the Fréchet distance of three energies' chains against their length."""
+    import matplotlib.pyplot as plt
+
+    measured = results["chains"]
+    figure, ax = plt.subplots(figsize=(7, 4))
+    for kind, marker, line in (("few", ".", "-"), ("many", "d", "")):
+        n = measured[f"n_{kind}"]
+        for key, color in {k: COLORS[k] for k in measured["energies"]}.items():
+            found = measured["energies"][key][kind]
+            steps = [int(k) for k in found]
+            distances = [metrics["frechet_distance"] for metrics in found.values()]
+            style = {"marker": marker, "linestyle": line, "color": color}
+            name = f"{label(key)}, n = {n:,}" if kind == "few" else None
+            ax.plot(steps, distances, label=name, **style)
+        floor = floor_of(results, n)["mean"]
+        style = {"color": "gray", "linestyle": "-" if kind == "few" else ":"}
+        ax.axhline(floor, label=f"floor, n = {n:,}: {floor:.1f}", **style)
+    ax.plot([], [], "d", color="gray", label=f"diamonds: n = {measured['n_many']:,}")
+    ax.set(xscale="log", yscale="log")
+    ax.set(xlabel="chain length (steps from noise)", ylabel="Fréchet distance")
+    ax.grid(alpha=0.3, which="both")
+    ax.legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
+    plots.write_figure(figure, folder / "ebm_chain_length.png")
+    plt.close(figure)
+
+
+def draw_memorisation(results, folder):
+    """Draw how far samples are from their nearest training images, beside test digits."""
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(7, 2.8))
+    energy = results["chains"]["energies"]["replay_buffer"]["nearest"]
+    sources = {"score model": results["score-samples"]["nearest"], "EBM, replay buffer": energy}
+    for name, nearest in sources.items():
+        histogram = nearest["histogram"]
+        options = {"label": f"samples, {name}", "linewidth": 1.5}
+        ax.stairs(histogram["samples"], histogram["edges"], **options)
+    options = {"label": "test digits", "fill": True, "alpha": 0.3}
+    ax.stairs(histogram["test_digits"], histogram["edges"], **options)
+    ax.set(xlabel="distance to the nearest training image", xlim=(0, 9))
+    ax.set(ylabel=f"count, n = {nearest['n']:,} each")
+    ax.legend(fontsize=8)
+    plots.write_figure(figure, folder / "memorisation.png")
+    plt.close(figure)
+
+
+def tutorial(lab):
+    """Train by the tutorial's settings, as many updates as fit the replay buffer's minutes."""
+    torch.set_num_threads(1)  # as the two EBMs were trained
+    name = "EBM-tutorial-settings"
+    run = runs.Run(name, "full", False, True, Path("runs/experiments"))  # to checkpoints/
+    model, _ = train_energy(TUTORIAL._replace(updates=1_900), lab.digits, run.checkpoint, seed=1)
+    record = runs.save_pretrained(run, model)
+    minutes = f"{record['minutes']:.1f} minutes on {record['hardware']}"
+    print(f"{record['updates']:,} updates in {minutes}")

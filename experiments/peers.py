@@ -1,0 +1,126 @@
+"""The loops that ours is measured against, in a process of their own, with their users' memory.
+
+speed.py starts this module and sends one request a line, {"peer", "batch", "steps", "noise",
+"device"}; the answer is {"seconds"} or, with a "save", a file of what came out.
+"""
+
+import functools
+import json
+import sys
+import time
+
+import torch
+from torch import nn
+
+STEP, NOISE = 2.5, 0.005
+
+
+def start_images(batch, device):
+    """Return where every contender's chains start."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(batch, 1, 28, 28, generator=generator).to(device)
+
+
+class Float32Energy(nn.Module):
+    """The layers of an EnergyNetwork with nothing around them: a straightforward program."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x):
+        return self.layers(2 * x - 1).squeeze(1)
+
+
+def tutorial_float32(layers, x, steps, noise):
+    """Run the loop that published tutorials share: float32, backward() to the image."""
+    network = Float32Energy(layers)
+    for p in network.parameters():
+        p.requires_grad = False
+    x = x.clone().requires_grad_(True)
+    z = torch.empty_like(x)
+    for _ in range(steps):
+        z.normal_(0, noise)
+        network(x).sum().backward()
+        x.data.add_(-STEP * x.grad.data)
+        x.data.add_(z.data)
+        x.grad.detach_()
+        x.grad.zero_()
+        x.data.clamp_(0, 1)
+    for p in network.parameters():
+        p.requires_grad = True
+    return x.detach()
+
+
+def tutorial_autocast(layers, x, steps, noise):
+    with torch.autocast(x.device.type, torch.bfloat16):
+        return tutorial_float32(layers, x, steps, noise)
+
+
+def ebmkit(layers, x, steps, noise):
+    from ebm.samplers.langevin import LangevinDynamics
+
+    sampler = LangevinDynamics(STEP, steps, noise, clamp=(0, 1))
+    return sampler.sample(Float32Energy(layers), x)
+
+
+def torchebm(layers, x, steps, noise):
+    from torchebm.core import BaseModel
+    from torchebm.samplers import LangevinDynamics
+
+    class Energy(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.energy = Float32Energy(layers)
+
+        def forward(self, x):
+            return self.energy(x)
+
+    scale = noise / (2 * STEP) ** 0.5  # its noise is noise_scale sqrt(2 step_size)
+    sampler = LangevinDynamics(Energy(), STEP, scale, clamp=(0, 1), device=x.device)
+    return sampler.sample(x=x.clone(), n_steps=steps)
+
+
+PEERS = {
+    "ebmkit": ebmkit,
+    "torchebm": torchebm,
+    "tutorial_float32": tutorial_float32,
+    "tutorial_autocast": tutorial_autocast,
+}
+
+
+def synchronise():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds(function):
+    """Return how long one call takes."""
+    synchronise()
+    start = time.perf_counter()
+    function()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def answer(layers, request):
+    """Do what one request asks for."""
+    x = start_images(request["batch"], request["device"])
+    peer, steps, noise = PEERS[request["peer"]], request["steps"], request["noise"]
+    run = functools.partial(peer, layers, x, steps, noise)
+    if "save" in request:
+        torch.save(run().cpu(), request["save"])
+        return {}
+    return {"seconds": seconds(run)}
+
+
+def main():
+    layers, threads = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(threads)
+    layers = torch.load(layers, weights_only=False)  # written a moment ago by speed.py
+    for line in sys.stdin:
+        print(json.dumps(answer(layers, json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Training stability: replay buffer against baseline, and what the squared energy does."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dgm import plots, runs
+from dgm.checks import IMAGE_SHAPE
+from dgm.device import seed_everything
+from experiments.chains import evaluate_chains
+from experiments.laboratory import mean_and_std, open_laboratory
+from experiments.names import label
+from experiments.training import BEST, Recipe, train_energy
+from helpers import EnergyNetwork, langevin_dynamics, load_pretrained
+
+DIVERGED = 1.0  # an energy gap beyond this, averaged over 50 updates of a run's second half
+GAP_LABEL = "energy gap $E(x^-) - E(x^+)$"
+
+# ------------------------------------------------------------------------- energies over seeds
+
+
+def one_core_each(function, jobs):
+    """Return [function(job) for job in jobs], as many at a time as there are cores."""
+    os.environ.update(OMP_NUM_THREADS="1", TQDM_DISABLE="1")
+    options = get_context("spawn"), torch.set_num_threads, (1,)
+    with ProcessPoolExecutor(os.cpu_count(), *options) as pool:
+        return list(pool.map(function, jobs))
+
+
+def train_and_evaluate(recipe, seed, n, lengths, path):
+    """Train one energy and evaluate n fresh chains: (history, metrics by steps, minutes)."""
+    lab = open_laboratory()
+    model, history = train_energy(recipe, lab.digits, path, seed)
+    found = evaluate_chains(lab, model, recipe, 1_000 + seed, n, lengths, path.stem)
+    return history, found, runs.load_checkpoint(path, "run")["seconds"] / 60
+
+
+def running_mean(values, window):
+    return np.convolve(values, np.ones(window) / window, mode="valid")
+
+
+def autocorrelation(values, lag):
+    """Return the correlation of a series with itself `lag` entries later."""
+    centred = values - values.mean()
+    return float((centred[lag:] * centred[:-lag]).mean() / centred.var())
+
+
+def gap_of(history):
+    """Return the energy gap E(x-) - E(x+) of every update."""
+    return np.array(history["e_minus"]) - np.array(history["e_plus"])
+
+
+def gap_statistics(history):
+    """Return size and oscillation of the energy gap over a run's second half."""
+    gap = gap_of(history)
+    late = gap[len(gap) // 2 :]
+    lags = [lag for lag in (1, 10, 50) if lag < len(late) // 2]
+    smooth = running_mean(late, min(50, len(late)))
+    return {
+        "gap_mean": float(late.mean()),
+        "gap_mean_size": float(np.abs(late).mean()),
+        "gap_std": float(late.std()),
+        "gap_autocorrelation": {str(lag): autocorrelation(late, lag) for lag in lags},
+        "diverged": bool(np.abs(smooth).max() > DIVERGED),
+    }
+
+
+def stability_run(arguments):
+    """Train one energy by the baseline's settings, with or without one buffer; evaluate it."""
+    seed, buffered, updates, n, root = arguments
+    recipe = Recipe(updates=updates, buffer_size=10_000 if buffered else 0)
+    path = Path(root) / f"{'buffer' if buffered else 'no-buffer'}-{seed}.pt"
+    history, found, minutes = train_and_evaluate(recipe, seed, n, [60, 200, 500], path)
+    window = max(updates // 40, 1)
+    curves = {"loss": history["loss"], "gap": gap_of(history)}
+    curves = {name: running_mean(v, window)[::window].tolist() for name, v in curves.items()}
+    return {
+        "seed": seed,
+        "buffered": buffered,
+        "training_minutes": minutes,
+        **gap_statistics(history),
+        "chains": found,
+        "window": window,
+        "curves": curves,
+    }
+
+
+def summary_of(seeds):
+    """Return mean and standard deviation over runs of what `stability_run` returned."""
+    keys = ("gap_mean", "gap_mean_size", "gap_std")
+    summary = {key: mean_and_std([run[key] for run in seeds]) for key in keys}
+    summary["gap_autocorrelation"] = {
+        lag: mean_and_std([run["gap_autocorrelation"][lag] for run in seeds])
+        for lag in seeds[0]["gap_autocorrelation"]
+    }
+    summary["frechet_distance"] = {
+        steps: mean_and_std([run["chains"][steps]["frechet_distance"] for run in seeds])
+        for steps in seeds[0]["chains"]
+    }
+    summary["diverged"] = sum(run["diverged"] for run in seeds)
+    return summary
+
+
+def stability(lab, updates=1_200, n=1_000, seeds=range(1, 6), root="runs/experiments/stability"):
+    """Train five seeds with and without a buffer, at equal gradient evaluations."""
+    jobs = [(seed, buffered, updates, n, root) for seed in seeds for buffered in (True, False)]
+    found = one_core_each(stability_run, jobs)
+    report = {
+        "n": n,
+        "updates": updates,
+        "gradient_evaluations": updates * Recipe().langevin_steps,
+        "minutes": round(sum(run["training_minutes"] for run in found), 1),  # of one core
+    }
+    for side, buffered in (("replay_buffer", True), ("no_buffer", False)):
+        seeds_of_side = [run for run in found if run["buffered"] == buffered]
+        report[side] = {"summary": summary_of(seeds_of_side), "runs": seeds_of_side}
+    return report
+
+
+def draw_stability(results, folder):
+    """Draw loss and energy gap: the range over seeds, and the two committed runs."""
+    import matplotlib.pyplot as plt
+
+    measured = results["stability"]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
+    bands = {"no_buffer": ("no_buffer", "tab:blue"), "replay_buffer": ("one_buffer", "gold")}
+    for side, (name, color) in bands.items():
+        seeds = measured[side]["runs"]
+        style = {"color": color, "alpha": 0.4, "linewidth": 0}
+        style["label"] = f"{label(name)}, range of {len(seeds)} seeds"
+        for ax, curve in zip(axes, ("loss", "gap"), strict=True):
+            values = np.array([run["curves"][curve] for run in seeds])
+            update = (np.arange(values.shape[1]) + 0.5) * seeds[0]["window"]
+            ax.fill_between(update, values.min(0), values.max(0), **style)
+    lines = {"EBM": ("no_buffer", "tab:blue"), "EBM-BestPractice": ("replay_buffer", "tab:orange")}
+    for name, (side, color) in lines.items():
+        history = load_pretrained(name, "cpu")[1]["history"]
+        plots.plot_history(axes[0], history["loss"], color, f"{label(side)} (preset full)")
+        plots.plot_history(axes[1], gap_of(history), color, f"{label(side)} (preset full)")
+    for ax, name in zip(axes, ("loss", GAP_LABEL), strict=True):
+        ax.set(xscale="log", xlim=(20, None), xlabel="update", ylabel=name)
+        ax.set_yscale("symlog", linthresh=0.1)  # linear within 0.1 of zero, logarithmic beyond
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    plots.write_figure(figure, folder / "training_stability.png")
+    plt.close(figure)
+
+
+# -------------------------------------------------------------------------------- break-away
+
+
+def where_chains_go(energy, recipe, seed, n, steps, device):
+    """Return {steps: {energy, mean pixel}} of n chains from noise."""
+    generator = seed_everything(seed, device)
+    start = torch.rand(n, *IMAGE_SHAPE, device=device, generator=generator)
+    options = {**recipe.chain, "snapshots": steps, "generator": generator}
+    _, frames = langevin_dynamics(energy, start, steps[-1], **options)
+    found = {}
+    for k, x in zip(steps, frames, strict=True):
+        found[str(k)] = {"energy": energy(x).detach().mean().item(), "mean_pixel": x.mean().item()}
+    return found
+
+
+def break_away(lab, updates=6_000, n=64, seed=1, root="runs/experiments"):
+    """Train EBM-BestPractice.ipynb's recipe with the samples' energy squared in the loss too.
+
+    It is measured beside the committed run, whose learning rate is the same constant so far.
+    """
+    recipe = BEST._replace(updates=updates, fall=0.0, regularise_samples=True)
+    path = Path(root) / "break-away.pt"
+    _, history = train_energy(recipe, lab.digits, path, seed)
+    run = runs.load_checkpoint(path, "run", lab.device)
+    model = EnergyNetwork(recipe.width).to(lab.device)
+    model.load_state_dict(run["state"]["model"])
+    committed, record = load_pretrained("EBM-BestPractice", lab.device)
+    sides = {
+        "samples_squared_too": (model, history),
+        "data_squared_only": (committed, record["history"]),
+    }
+    window, steps = max(updates // 120, 1), [0, 5, 20, 100]
+    report = {
+        "minutes": round(run["seconds"] / 60, 1),  # of training, also if it was done before
+        "seed": seed,
+        "n": n,
+        "updates": updates,
+        "window": window,
+        "regularisation": recipe.regularisation,
+        "gap": {},
+        "from_noise": {},
+    }
+    for name, (energy, curves) in sides.items():
+        gap = gap_of(curves)[:updates]
+        report["gap"][name] = running_mean(gap, window)[::window].tolist()
+        report["from_noise"][name] = where_chains_go(energy, recipe, seed, n, steps, lab.device)
+    return report
+
+
+def draw_break_away(results, folder):
+    """Draw the energy gap with and without the squared energy, and where chains go."""
+    import matplotlib.pyplot as plt
+
+    measured = results["break-away"]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
+    for (key, gaps), color in zip(measured["gap"].items(), ("tab:red", "tab:orange"), strict=True):
+        update = (np.arange(len(gaps)) + 0.5) * measured["window"]
+        axes[0].plot(update, gaps, color=color, label=label(key))
+        from_noise = measured["from_noise"][key]
+        energies = [found["energy"] for found in from_noise.values()]
+        axes[1].plot([int(k) for k in from_noise], energies, ".-", color=color, label=label(key))
+    axes[0].set(xlabel="update", ylabel=GAP_LABEL)
+    axes[0].set_yscale("symlog", linthresh=0.1)
+    plateau = 1 / (2 * measured["regularisation"])
+    axes[1].axhline(plateau, color="gray", linestyle=":", label=r"$1 / 2\alpha = 5$")
+    axes[1].set(xlabel="steps from noise, after training", ylabel="mean energy of the chains")
+    axes[1].set_yscale("symlog", linthresh=1)
+    axes[1].set_ylim(-0.5, 400)
+    for ax in axes:
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=7)
+    figure.tight_layout()
+    plots.write_figure(figure, folder / "ebm_break_away.png")
+    plt.close(figure)

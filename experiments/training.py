@@ -1,0 +1,234 @@
+"""The one energy loop and the one score loop that all experiments use, and their recipes."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from dgm import runs
+from dgm.data import minibatches
+from dgm.device import seed_everything
+from helpers import (
+    EnergyNetwork,
+    ReplayBuffer,
+    ScoreNetwork,
+    contrastive_divergence_loss,
+    denoising_score_matching_loss,
+    edm_weight,
+    ema_of,
+    langevin_dynamics,
+    set_learning_rate,
+    training_sigmas,
+)
+
+# ------------------------------------------------------------------------------------ energy
+
+
+class Recipe(NamedTuple):
+    """The settings of an energy's training: by default those of EBM.ipynb's with one buffer."""
+
+    updates: int = 1_200
+    width: int = 32
+    batch_size: int = 128
+    langevin_steps: int = 20
+    step_size: float = 2.5
+    chain_noise: float = 0.005
+    data_noise: float = 0.015
+    learning_rate: float = 3e-4
+    decay: float = 1.0  # of the learning rate, per pass over the data
+    fall: float = 0.0  # over so much of the run the learning rate falls linearly
+    warmup: int = 100
+    ema_decay: float = 0.995
+    buffer_size: int = 10_000
+    redraw: float | tuple = 0.05
+    old_size: int = 256  # slots of a second buffer, whose chains live longer
+    old_redraw: float | tuple = (0.05, 0.001)
+    old_share: float = 0.0  # of a batch; 0: one buffer
+    regularisation: float = 0.1
+    regularise_samples: bool = True
+
+    @property
+    def chain(self):
+        return {"step_size": self.step_size, "noise": self.chain_noise}
+
+
+# The settings of tutorial 8 of the UvA deep learning course, its pixels on [-1, 1] halved to
+# [0, 1]. It trains for about 28,000 updates, keeps the last 8,192 samples (here they are slots, as
+# in ReplayBuffer), clamps the noisy data, adds the chain's noise before the gradient, and picks
+# the best of its checkpoints by validation; none of that is done here.
+TUTORIAL = Recipe(
+    width=16,
+    langevin_steps=60,
+    chain_noise=0.0025,
+    data_noise=0.0025,
+    learning_rate=1e-4,
+    decay=0.97,
+    warmup=1,
+    ema_decay=0.0,
+    buffer_size=8_192,
+)
+# EBM-BestPractice.ipynb's `full` recipe, and its `quick` one with half the width.
+BEST = Recipe(
+    updates=14_000,
+    batch_size=64,
+    fall=0.5,
+    ema_decay=0.998,
+    old_share=0.25,
+    regularise_samples=False,
+)
+SMALLER = Recipe(width=16, batch_size=64, old_share=0.25, regularise_samples=False)
+
+
+def buffers_of(recipe, device, generator):
+    """Return {name: (replay buffer, how many of a batch come from it)}."""
+    if not recipe.buffer_size:
+        return {}
+    old = round(recipe.old_share * recipe.batch_size)
+    options = {"device": device, "generator": generator}
+    buffers = {}
+    if recipe.batch_size > old:
+        buffer = ReplayBuffer(recipe.buffer_size, recipe.redraw, **options)
+        buffers["replay_buffer"] = buffer, recipe.batch_size - old
+    if old:
+        buffers["old_chains"] = ReplayBuffer(recipe.old_size, recipe.old_redraw, **options), old
+    return buffers
+
+
+def energy_updates(recipe, digits, path, seed):
+    """Train an energy as the two EBM notebooks do; yield (averaged network, history).
+
+    It yields after every update and at the end, and resumes from `path` as runs.training_steps
+    does.
+    """
+    images, device = digits.train_images, digits.train_images.device
+    generator = seed_everything(seed, device)
+    model = EnergyNetwork(recipe.width).to(device)
+    buffers = buffers_of(recipe, device, generator)
+    shares = [share for _, share in buffers.values()]
+    ema = ema_of(model, recipe.ema_decay)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=(0.0, 0.999))
+    batches = minibatches(images, digits.train_labels, recipe.batch_size, generator)
+    history = {"loss": [], "e_plus": [], "e_minus": []}
+    state = {"model": model, "ema": ema, "optimizer": optimizer, "generator": generator}
+    state |= {name: buffer for name, (buffer, _) in buffers.items()}
+    epoch = len(images) // recipe.batch_size
+    settings = {**recipe._asdict(), "seed": seed, "data": digits.name}
+    options = {"warmup": recipe.warmup, "fall": recipe.fall}
+    for update in runs.training_steps(recipe.updates, path, settings, history, state):
+        peak = recipe.learning_rate * recipe.decay ** (update // epoch)
+        set_learning_rate(optimizer, peak, update, recipe.updates, **options)
+        x_plus, _ = next(batches)
+        noise = torch.randn(x_plus.shape, device=device, generator=generator)
+        x_plus = x_plus + recipe.data_noise * noise
+        if buffers:
+            x_minus = torch.cat([buffer.sample(share) for buffer, share in buffers.values()])
+        else:
+            x_minus = torch.rand(x_plus.shape, device=device, generator=generator)
+        steps = recipe.langevin_steps
+        x_minus = langevin_dynamics(model, x_minus, steps, **recipe.chain, generator=generator)
+        if buffers:
+            parts = x_minus.split(shares)
+            for (buffer, _), part in zip(buffers.values(), parts, strict=True):
+                buffer.write_back(part)
+        penalty = recipe.regularisation, recipe.regularise_samples
+        loss, e_plus, e_minus = contrastive_divergence_loss(model, x_plus, x_minus, *penalty)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        ema.update_parameters(model)
+        for name, value in zip(history, (loss, e_plus, e_minus), strict=True):
+            history[name].append(value.detach())
+        yield ema.module, history
+    yield ema.module, history  # also where nothing was left to train
+
+
+def train_energy(recipe, digits, path, seed):
+    """Train an energy to the end; return (averaged network, history as arrays)."""
+    *_, (model, history) = energy_updates(recipe, digits, path, seed)
+    return model, {name: np.array(values) for name, values in history.items()}
+
+
+# ------------------------------------------------------------------------------------- score
+
+
+def as_it_is(value):
+    return value
+
+
+def train_score(
+    model,
+    loss,
+    digits,
+    settings,
+    path,
+    generator,
+    *,
+    backward=torch.Tensor.backward,
+    reduce=as_it_is,
+    lines=10,
+):
+    """Train a score network as score-based-model.ipynb does; return (averaged network, losses).
+
+    `loss(x, labels)` is the loss of a batch. `settings` has updates, batch_size, learning_rate
+    and ema_decay; with "falling": False the learning rate stays constant. Several processes pass
+    their `backward`, and `reduce` to average a loss over them.
+    """
+    ema = ema_of(model, settings["ema_decay"])
+    rate, total = settings["learning_rate"], settings["updates"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99))
+    data = digits.train_images, digits.train_labels
+    batches = minibatches(*data, settings["batch_size"], generator)
+    state = {"model": model, "ema": ema, "optimizer": optimizer, "generator": generator}
+    history = {"loss": []}
+    for update in runs.training_steps(total, path, settings, history, state, lines):
+        if settings.get("falling", True):
+            set_learning_rate(optimizer, rate, update, total)
+        value = loss(*next(batches))
+        optimizer.zero_grad()
+        backward(value)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        ema.update_parameters(model)
+        history["loss"].append(reduce(value.detach()))
+    return ema.module, history["loss"]
+
+
+def conditional_loss(model, settings, generator, share=slice(None)):
+    """Return loss(x, labels): denoising score matching, a share of the labels hidden.
+
+    `share` is the part of the batch that one of several processes works on; the random draws are
+    those of the whole batch. `model` may be wrapped for several processes.
+    """
+
+    def loss(x, labels):
+        options = {"device": x.device, "generator": generator}
+        hidden = torch.rand(len(x), **options) < settings["hide_label"]
+        labels = labels.masked_fill(hidden, ScoreNetwork.NO_LABEL)
+        sigma = training_sigmas(len(x), **options)
+        z = torch.randn(x.shape, **options)
+        batch = x[share], sigma[share], labels[share]
+        return denoising_score_matching_loss(model, *batch, edm_weight, z=z[share])
+
+    return loss
+
+
+def train_quick_score(digits, seed, path, updates, width, decay=0.99, falling=True):
+    """Train as score-based-model.ipynb's `quick` does; return (network, its average)."""
+    generator = seed_everything(seed, digits.train_images.device)
+    model = ScoreNetwork(width=width).to(digits.train_images.device)
+    settings = {
+        "seed": seed,
+        "updates": updates,
+        "batch_size": 128,
+        "learning_rate": 2e-3,
+        "width": width,
+        "ema_decay": decay,
+        "falling": falling,
+        "hide_label": 0.25,
+        "data": digits.name,
+    }
+    loss = conditional_loss(model, settings, generator)
+    average, _ = train_score(model, loss, digits, settings, path, generator)
+    return model, average

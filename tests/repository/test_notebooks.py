@@ -1,0 +1,415 @@
+"""Every notebook: executed in smoke mode in a folder of its own, and fit to be committed."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import statistics
+import sys
+import types
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+import torch
+from PIL import Image
+
+from dgm import data, runs
+from experiments import tables, training
+from tools import shrink_notebooks
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = [*sorted(ROOT.glob("*.ipynb")), *sorted(ROOT.glob("extras/*.ipynb"))]
+EXPORTS = {
+    "EBM": ["ebm_baseline_samples.png", "ebm_baseline_denoising.png"],
+    "EBM-BestPractice": [
+        "ebm_generation_evolution.png",
+        "ebm_samples.png",
+        "ebm_denoising.png",
+        "ebm_evolution.gif",
+    ],
+    "score-based-model": [
+        "sbm_two_modes.png",
+        "sbm_conditional_grid.png",
+        "sbm_unconditional_grid.png",
+        "sbm_generation_evolution.png",
+        "sbm_few_steps.png",
+        "denoising_results.png",
+        "posterior_samples.png",
+    ],
+    "what-else-a-score-can-do": ["sbm_inpainting.png", "sbm_interpolation.png"],
+}
+MODELS = ["EBM", "EBM-BestPractice", "score-based-model"]  # what the notebooks of these names train
+LIMITS = {"EBM-BestPractice": 250, "score-based-model": 340}  # lines of code but the set-up cell's
+LOOPS = {
+    "EBM": {"buffer_size": 0},
+    "EBM-BestPractice": {
+        "buffer_size": 200,
+        "old_share": 0.25,
+        "regularise_samples": False,
+        "ema_decay": 0.998,
+    },
+}
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_name = pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
+either_way = pytest.mark.parametrize("pretrained", [False, True], ids=["training", "pretrained"])
+each_export = pytest.mark.parametrize(
+    "name, filename", [(name, filename) for name in EXPORTS for filename in EXPORTS[name]]
+)
+
+
+# ----------------------------------------------------------------------------- what a file holds
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def code_cells(path):
+    cells = [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+    return [cell for cell in cells if source(cell).strip()]
+
+
+def outputs_of(path):
+    return [output for cell in code_cells(path) for output in cell["outputs"]]
+
+
+def text_of(path, stream):
+    outputs = [output for output in outputs_of(path) if output.get("name") == stream]
+    return "".join("".join(output["text"]) for output in outputs)
+
+
+def tagged_parameters(path):
+    cells = code_cells(path)
+    return [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+
+
+def set_up_cell(path):
+    return source(code_cells(path)[0])
+
+
+def test_every_notebook_is_known_here():
+    assert {path.stem for path in NOTEBOOKS} == set(EXPORTS)
+
+
+# ------------------------------------------------------------------------------------- execution
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A folder with the notebooks and what they import."""
+    folder = tmp_path_factory.mktemp("workshop")
+    for path in [*ROOT.glob("*.ipynb"), ROOT / "helpers.py"]:
+        shutil.copy(path, folder)
+    for name in ("dgm", "checkpoints", "extras"):
+        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def executed(workshop):
+    """A function that executes a notebook in smoke mode, once, and returns the executed file."""
+    paths = {path.stem: workshop / path.relative_to(ROOT) for path in NOTEBOOKS}
+    done = {}
+
+    def execute(name, pretrained=False):
+        if (name, pretrained) not in done:
+            output = workshop / f"executed-{pretrained}-{name}.ipynb"
+            parameters = {"preset": "smoke", "pretrained": pretrained}
+            options = {"cwd": paths[name].parent, "progress_bar": False, "kernel_name": "python3"}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("MNIST_ROOT", str(workshop / "no-mnist-here"))
+                patch.delenv("PUBLISH", raising=False)
+                patch.delenv("PYTHONPATH", raising=False)
+                papermill.execute_notebook(paths[name], output, parameters, **options)
+            done[name, pretrained] = output
+        return done[name, pretrained]
+
+    return execute
+
+
+@either_way
+@each_name
+def test_notebook_runs_in_smoke_mode_without_errors(name, pretrained, executed):
+    outputs = outputs_of(executed(name, pretrained))
+    assert not any(output["output_type"] == "error" for output in outputs)
+
+
+@either_way
+@each_name
+def test_notebook_runs_in_smoke_mode_without_warnings(name, pretrained, executed):
+    assert "warning" not in text_of(executed(name, pretrained), "stderr").lower()
+
+
+@each_name
+def test_notebook_says_that_there_is_no_mnist(name, executed):
+    assert "NO MNIST" in text_of(executed(name), "stdout")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_notebook_trains(name, executed):
+    assert "update 6/6" in text_of(executed(name), "stdout")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_notebook_with_committed_weights_says_how_long_they_were_trained(name, executed):
+    assert "Trained for" in text_of(executed(name, pretrained=True), "stdout")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_notebook_with_committed_weights_does_not_train(name, executed):
+    assert "update 6/6" not in text_of(executed(name, pretrained=True), "stdout")
+
+
+def test_further_uses_load_the_committed_network(executed):
+    text = text_of(executed("what-else-a-score-can-do", pretrained=True), "stdout")
+    assert "The network: score-based-model, preset full" in text
+
+
+@each_export
+def test_training_run_writes_its_figures(name, filename, executed, workshop):
+    executed(name)
+    figure = workshop / "runs" / "smoke-uci-digits" / "assets" / filename
+    assert figure.stat().st_size > 1000
+
+
+@each_export
+def test_run_with_committed_weights_writes_its_figures(name, filename, executed, workshop):
+    executed(name, pretrained=True)
+    figure = workshop / "runs" / "demo-smoke-uci-digits" / "assets" / filename
+    assert figure.stat().st_size > 1000
+
+
+@either_way
+@each_name
+def test_smoke_run_leaves_assets_alone(name, pretrained, executed, workshop):
+    executed(name, pretrained)
+    assert not (workshop / "assets").exists()
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_experiments_train_as_the_notebooks_do(name, executed, workshop, tmp_path):
+    """The loop of experiments/training.py is the notebooks' own, to the bit."""
+    executed(name)
+    recipe = training.Recipe(updates=6, batch_size=16, langevin_steps=5, **LOOPS[name])
+    training.train_energy(recipe, data.uci_digits(), tmp_path / "run.pt", seed=1)
+    notebook = workshop / "runs" / "smoke-uci-digits" / f"{name}-resume.pt"
+    paths = {"ours": tmp_path / "run.pt", "theirs": notebook}
+    weights = {k: runs.load_checkpoint(path, "run")["state"]["ema"] for k, path in paths.items()}
+    assert weights["ours"].keys() == weights["theirs"].keys()
+    for key, value in weights["ours"].items():
+        assert torch.equal(value, weights["theirs"][key])
+
+
+# ---------------------------------------------------------------------------------- as committed
+
+
+@each_notebook
+def test_committed_notebook_is_executed_from_first_to_last(path):
+    counts = [cell["execution_count"] for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@each_notebook
+def test_committed_notebook_has_no_errors(path):
+    assert not any(output["output_type"] == "error" for output in outputs_of(path))
+
+
+@each_notebook
+def test_committed_notebook_has_no_warnings(path):
+    assert text_of(path, "stderr") == ""
+
+
+@each_notebook
+def test_committed_notebook_shows_the_reference_run(path):
+    assert "preset full, MNIST" in text_of(path, "stdout")
+
+
+@each_notebook
+def test_committed_notebook_is_small(path):
+    assert path.stat().st_size < 2_000_000
+
+
+@each_notebook
+def test_committed_notebook_has_no_widgets(path):
+    assert "widgets" not in read(path)["metadata"]
+    assert "widget-view" not in json.dumps(outputs_of(path))
+
+
+@each_notebook
+def test_committed_notebook_has_no_traces_of_its_execution(path):
+    assert "papermill" not in read(path)["metadata"]
+    for cell in read(path)["cells"]:
+        assert not {"papermill", "execution"} & set(cell["metadata"])
+
+
+@each_notebook
+def test_cells_are_short(path):
+    lengths = [len(source(cell).splitlines()) for cell in code_cells(path)]
+    assert max(lengths) <= 40
+    assert statistics.median(lengths) <= 12
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_notebook_is_short(name):
+    _, *cells = code_cells(ROOT / f"{name}.ipynb")
+    assert sum(len(source(cell).splitlines()) for cell in cells) <= LIMITS[name]
+
+
+@pytest.mark.parametrize("word", ["load_results", "read_result", "import json", ".json"])
+@each_notebook
+def test_notebook_reads_no_results_file(path, word):
+    assert not any(word in source(cell) for cell in code_cells(path))
+
+
+@each_notebook
+def test_one_cell_has_the_parameters(path):
+    assert len(tagged_parameters(path)) == 1
+
+
+@pytest.mark.parametrize("default", ['preset = "auto"', "pretrained = False"])
+@each_notebook
+def test_parameters_have_the_defaults_of_a_newcomer(path, default):
+    assert re.search(f"^{default}", source(tagged_parameters(path)[0]), re.M)
+
+
+@each_notebook
+def test_parameters_are_the_same_everywhere(path):
+    assert source(tagged_parameters(path)[0]) == source(tagged_parameters(NOTEBOOKS[0])[0])
+
+
+# ------------------------------------------------------------------------------- the set-up cell
+
+
+@pytest.fixture
+def in_colab(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+
+
+class FakeShell:
+    """What get_ipython() gives, as far as the set-up cell uses it; git clone makes a folder."""
+
+    def system(self, command):
+        self.command = command
+        Path("repository").mkdir()
+
+
+@each_notebook
+def test_set_up_cell_is_the_same_everywhere(path):
+    assert "google.colab" in set_up_cell(path)
+    assert set_up_cell(path) == set_up_cell(NOTEBOOKS[0])
+
+
+@each_notebook
+def test_public_address_is_the_same_everywhere(path):
+    address = re.search(r'^REPOSITORY = "(.*)"', set_up_cell(path), re.M)[1]
+    assert address == tables.repository_url(ROOT)
+
+
+@each_notebook
+def test_outside_colab_the_set_up_cell_does_nothing(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(set_up_cell(path), {})
+    assert Path.cwd() == tmp_path
+    assert not list(tmp_path.iterdir())
+
+
+@each_notebook
+def test_set_up_cell_goes_from_extras_to_the_root(path, tmp_path, monkeypatch):
+    (tmp_path / "helpers.py").touch()
+    (tmp_path / "extras").mkdir()
+    monkeypatch.chdir(tmp_path / "extras")
+    exec(set_up_cell(path), {})
+    assert Path.cwd() == tmp_path
+
+
+@each_notebook
+def test_colab_without_the_modules_gets_told_what_to_do(path, tmp_path, monkeypatch, in_colab):
+    monkeypatch.chdir(tmp_path)
+    setup = re.sub(r'^REPOSITORY = ".*"', 'REPOSITORY = ""', set_up_cell(path), flags=re.M)
+    with pytest.raises(FileNotFoundError, match=r"upload .*helpers\.py, the folder dgm"):
+        exec(setup, {})
+
+
+@each_notebook
+def test_colab_with_an_address_clones_it(path, tmp_path, monkeypatch, in_colab):
+    monkeypatch.chdir(tmp_path)
+    shell = FakeShell()
+    setup = re.sub(r'^REPOSITORY = ".*"', 'REPOSITORY = "here"', set_up_cell(path), flags=re.M)
+    exec(setup, {"get_ipython": lambda: shell})
+    assert shell.command.startswith("git clone")
+    assert Path.cwd() == tmp_path / "repository"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_without_its_classifier_a_notebook_says_so_before_it_trains(name, tmp_path, monkeypatch):
+    cells = [source(cell) for cell in code_cells(ROOT / f"{name}.ipynb")]
+    after_parameters = cells[2]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MNIST_ROOT", str(tmp_path))
+    monkeypatch.setattr(runs, "CHECKPOINTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="the classifier that evaluates samples"):
+        exec(after_parameters, {"preset": "smoke", "pretrained": False})
+
+
+# ------------------------------------------------------------------------- tools/shrink_notebooks
+
+
+@pytest.fixture(scope="module")
+def picture():
+    generator = torch.Generator().manual_seed(0)
+    grey = torch.randint(0, 256, (64, 64, 1), generator=generator).byte()
+    return grey.expand(-1, -1, 3).numpy()
+
+
+def encoded(picture):
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_palette_makes_a_picture_smaller(picture):
+    before = encoded(picture)
+    assert len(shrink_notebooks.with_palette(before)) < len(before)
+
+
+def test_palette_leaves_a_picture_as_it_looks(picture):
+    png = base64.b64decode(shrink_notebooks.with_palette(encoded(picture)))
+    shrunk = np.array(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+    assert np.abs(shrunk - picture).max() <= 4
+
+
+def test_palette_changes_nothing_a_second_time(picture):
+    once = shrink_notebooks.with_palette(encoded(picture))
+    assert shrink_notebooks.with_palette(once) == once
+
+
+def test_controls_are_left_out_of_published_notebooks(tmp_path):
+    bundle = {shrink_notebooks.WIDGET: {"model_id": "1"}, "text/plain": "interactive"}
+    view = nbformat.v4.new_output("display_data", bundle)
+    text = nbformat.v4.new_output("stream", text="kept")
+    cell = nbformat.v4.new_code_cell("play()", outputs=[view, text])
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    shrink_notebooks.shrink(path)
+    assert nbformat.read(path, as_version=4).cells[0].outputs == [text]
+
+
+def test_pictures_in_published_notebooks_get_a_palette(picture, tmp_path):
+    png = encoded(picture)
+    figure = nbformat.v4.new_output("display_data", {"image/png": png})
+    cell = nbformat.v4.new_code_cell("draw()", outputs=[figure])
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    shrink_notebooks.shrink(path)
+    shrunk = nbformat.read(path, as_version=4).cells[0].outputs[0]["data"]["image/png"]
+    assert shrunk.strip() == shrink_notebooks.with_palette(png).strip()
