@@ -27,6 +27,7 @@ run: setup
 	@for name in $(NOTEBOOKS); do \
 		PYTHONUNBUFFERED=1 $(EXECUTE) -p preset $(PRESET) $$name.ipynb runs/notebooks/unfinished.ipynb || exit 1; \
 		mv runs/notebooks/unfinished.ipynb runs/notebooks/$$name.ipynb; done
+	@! grep -lq "NO MNIST" $(NOTEBOOKS:%=runs/notebooks/%.ipynb) || echo "These are the UCI digits, not MNIST: the first output of each notebook says why."
 	@echo "Done. Open the executed notebooks in runs/notebooks/, or look at the figures named above."
 
 demo: setup
@@ -34,6 +35,7 @@ demo: setup
 	@for name in $(NOTEBOOKS); do \
 		$(EXECUTE) -p preset $(PRESET) -p pretrained True $$name.ipynb runs/notebooks/unfinished.ipynb || exit 1; \
 		mv runs/notebooks/unfinished.ipynb runs/notebooks/$$name-demo.ipynb; done
+	@! grep -lq "NO MNIST" $(NOTEBOOKS:%=runs/notebooks/%-demo.ipynb) || echo "These are the UCI digits, not MNIST: the first output of each notebook says why."
 	@echo "Done. Open the executed notebooks, runs/notebooks/*-demo.ipynb, or look at the figures named above."
 
 # Re-executes the committed notebooks in place with the committed weights and rewrites assets/, all figures too.

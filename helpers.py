@@ -13,16 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dgm import data, fast_gradient, runs
-from dgm.checks import (
-    IMAGE_SHAPE,
-    NO_LABEL,
-    PIXEL_MEAN,
-    PIXEL_STD,
-    check_finite,
-    check_images,
-    check_labels,
-)
+from dgm import checks, data, fast_gradient, runs
+from dgm.checks import IMAGE_SHAPE, NO_LABEL, PIXEL_MEAN, PIXEL_STD
 from dgm.device import chain_dtype, fast_math, pick_device
 from dgm.samplers import (
     GUIDANCE,
@@ -76,7 +68,7 @@ class EnergyNetwork(nn.Module):
         )
 
     def forward(self, x):
-        check_images(x)
+        checks.check_images(x, device=self.layers[0].weight.device)
         with fast_math(x.device):
             return self.layers(2 * x - 1).squeeze(1).float()  # centred; [B]
 
@@ -172,10 +164,9 @@ class ScoreNetwork(nn.Module):
 
         NO_LABEL marks single images without a label.
         """
-        check_images(x)
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
-        if labels is None:
-            labels = torch.full((len(x),), self.NO_LABEL, device=x.device)
+        checks.check_images(x, device=self.stem.weight.device)
+        sigma = checks.per_image(sigma, x)
+        labels = checks.label_per_image(labels, x)
         s, centred = sigma.view(-1, 1, 1, 1), x - PIXEL_MEAN
         total = torch.sqrt(s**2 + PIXEL_STD**2)  # 1 / c_in
         with fast_math(x.device):
@@ -187,15 +178,15 @@ class ScoreNetwork(nn.Module):
 
         Raises ValueError for wrong images or labels, and for a sigma that is not positive.
         """
-        if not torch.as_tensor(sigma).gt(0).all():
-            raise ValueError("sigma must be positive")
-        labels = None if labels is None else check_labels(labels, len(x), x.device)
+        checks.check_images(x, "x")
+        checks.check_sigma(sigma, x)
+        labels = None if labels is None else checks.check_labels(labels, len(x), x.device)
         return self(x, sigma, labels)
 
     def denoise(self, x, sigma, labels=None):
         """Return E[x_0 | x] = x + sigma^2 score(x, sigma) (Tweedie's formula, Efron 2011)."""
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
-        return x + sigma.view(-1, 1, 1, 1) ** 2 * self.score(x, sigma, labels)
+        score = self.score(x, sigma, labels)
+        return x + checks.per_image(sigma, x).view(-1, 1, 1, 1) ** 2 * score
 
 
 # --------------------------------------------------------------- gradient of an energy, average
@@ -220,16 +211,23 @@ def energy_gradient(model, x):
     model = model.module if isinstance(model, AveragedModel) else model
     on_known_device = x.device.type in ("cpu", "cuda")
     if type(model) is EnergyNetwork and on_known_device and fast_gradient.fits(model.layers):
-        check_images(x)
+        checks.check_images(x)
         dtype = chain_dtype(x.device) if len(x) >= fast_gradient.SMALL else torch.float32
         weights = fast_gradient.weights_of(model.layers, dtype)
         return functools.partial(fast_gradient.gradient_on(x.device.type), weights=weights)
-    energy = frozen_energy(model)
+    checks.check_takes(model, "x")
+    energy, checked = frozen_energy(model), False
 
+    @torch.inference_mode(False)  # else nothing has a gradient
     @torch.enable_grad()
     def gradient(x):
-        leaf = x.detach().requires_grad_(True)
-        return torch.autograd.grad(energy(leaf).sum(), leaf)[0]
+        nonlocal checked
+        leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
+        e = energy(leaf)
+        if not checked:
+            checks.check_energy(e, len(x))
+            checked = True
+        return torch.autograd.grad(e.sum(), leaf)[0]
 
     return gradient
 
@@ -253,21 +251,20 @@ class ReplayBuffer:
 
     def __init__(self, size=10_000, redraw=0.05, chains=None, device="cpu", generator=None):
         if chains is None:
+            checks.check_count(size, "size")
             chains = torch.rand(size, *IMAGE_SHAPE, device=device, generator=generator)
-        elif chains.dtype == torch.uint8:  # as committed checkpoints hold them
+        checks.check_tensor(chains, "chains")
+        if chains.dtype == torch.uint8:  # as committed checkpoints hold them
             chains = chains.float() / 255
+        checks.check_images(chains, "chains")
+        checks.check_values(chains, "chains")
         self.chains = chains.to(device, copy=True)
-        check_images(self.chains)
         self.redraw = self.redraw_rates(redraw, len(self.chains)).to(device)
         self.generator, self.slots = generator, None
 
     @staticmethod
     def redraw_rates(redraw, size):
-        often, rarely = redraw if isinstance(redraw, (tuple, list)) else (redraw, redraw)
-        if not 0 <= rarely <= often <= 1 or (rarely == 0 < often):
-            raise ValueError(
-                "redraw is a probability, or a pair of them above zero, the larger first"
-            )
+        often, rarely = checks.check_redraw(redraw)
         return often * (rarely / often if often else 1.0) ** torch.linspace(0, 1, size)
 
     def __len__(self):
@@ -278,10 +275,7 @@ class ReplayBuffer:
 
         Raises ValueError if more are asked for than there are slots.
         """
-        if not 0 < batch_size <= len(self):
-            raise ValueError(
-                f"cannot draw {batch_size} distinct chains from a buffer of {len(self)}"
-            )
+        checks.check_count(batch_size, "batch_size", high=len(self))
         options = {"device": self.chains.device, "generator": self.generator}
         self.slots = torch.randperm(len(self), **options)[:batch_size]
         noise = torch.rand(batch_size, *IMAGE_SHAPE, **options)
@@ -293,9 +287,9 @@ class ReplayBuffer:
 
         Raises ValueError if they are not as many.
         """
-        check_images(samples)
-        if self.slots is None or len(samples) != len(self.slots):
-            raise ValueError("write_back() takes as many images as the last sample() gave")
+        checks.check_images(samples, "samples", self.chains.device)
+        drawn = 0 if self.slots is None else len(self.slots)
+        checks.check_length(samples, drawn, "samples", "the last sample()")
         self.chains[self.slots] = samples.detach()
 
     def state_dict(self):
@@ -316,6 +310,7 @@ def langevin_dynamics(
     bounds=(0.0, 1.0),
     *,
     snapshots=None,
+    check=True,
     generator=None,
     progress=False,
 ):
@@ -325,8 +320,10 @@ def langevin_dynamics(
     below sqrt(2 step_size)), gradient clipped per pixel, pixels clamped. noise=sqrt(2 step_size),
     clip=None and bounds=None is unadjusted Langevin proper. Returns x [B, ...], or with
     `snapshots` (step numbers, ascending) x and the frames [len(snapshots), B, ...]. Raises
-    FloatingPointError if the chain diverges.
+    FloatingPointError if the chain diverges; `check=False` does not look, so that no GPU waits.
     """
+    checks.check_floats(samples, "samples")
+    checks.check_langevin(steps, step_size, noise, clip, bounds)
     device = device_of(model) or samples.device
     x = samples.to(device, copy=True, memory_format=torch.contiguous_format)
     grad_energy, z = energy_gradient(model, x), torch.empty_like(x)
@@ -340,7 +337,8 @@ def langevin_dynamics(
             if bounds is not None:
                 x.clamp_(*bounds)
             keep(k, x)
-    check_finite(x, "The Langevin chain")
+    if check:
+        checks.check_finite(x, "The Langevin chain")
     return (x, torch.stack(frames)) if snapshots is not None else x
 
 
@@ -369,7 +367,9 @@ def annealed_langevin_dynamics(
     FloatingPointError if the chain diverges.
     """
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
+    checks.check_count(steps, "steps")
     epsilon = annealed_step(sigmas, steps) if epsilon is None else epsilon
+    checks.check_number(epsilon, "epsilon", above=0)
     with recording(snapshots, len(sigmas)) as (frames, keep):
         keep(0, x)
         for i, sigma in enumerate(progress_bar(sigmas, "Annealed Langevin", progress), start=1):
@@ -380,7 +380,7 @@ def annealed_langevin_dynamics(
             keep(i, x)
     if denoise:
         x = x + sigmas[-1] ** 2 * score(x, sigmas[-1], labels)
-    check_finite(x, "Annealed Langevin")
+    checks.check_finite(x, "Annealed Langevin")
     return (x, torch.stack(frames)) if snapshots is not None else x
 
 
@@ -396,9 +396,12 @@ def contrastive_divergence_loss(model, data, samples, regularisation=0.1, regula
     energy 1 / (2 regularisation); without it (`regularise_samples`) a chain that is stuck at such
     an energy goes on being pushed. Raises ValueError for wrong shapes or dtypes.
     """
-    check_images(data)
-    check_images(samples)
+    checks.check_images(data, "data")
+    checks.check_images(samples, "samples", data.device)
+    checks.check_number(regularisation, "regularisation", low=0)
     energy = model(torch.cat([data, samples]))
+    checks.check_energy(energy, len(data) + len(samples))
+    energy = energy.flatten()
     e_data, e_samples = energy[: len(data)], energy[len(data) :]
     square = e_data.square().mean()
     if regularise_samples:
@@ -421,6 +424,7 @@ def training_sigmas(
     ln sigma ~ N(mean, spread^2), where digits take shape (Karras et al. 2022), and a share is
     log-uniform over all that samplers visit: a level never trained on is a level not learned.
     """
+    checks.check_count(n, "n")
     options = {"device": device, "generator": generator}
     log_normal = mean + spread * torch.randn(n, **options)
     low, high = math.log(span[0]), math.log(span[1])
@@ -442,9 +446,14 @@ def denoising_score_matching_loss(
     Vincent 2011; Song & Ermon 2019, eq. 5 and 6. x [B, ...] is clean, sigma [B], `weight` is
     lambda, sigma^2 as in the paper unless given; z is drawn unless given.
     """
+    checks.check_floats(x, "x")
+    sigma = checks.per_image(sigma, x)
     s = sigma.view(-1, *[1] * (x.dim() - 1))
     z = torch.randn(x.shape, device=x.device, generator=generator) if z is None else z
-    return (weight(s) * (model(x + s * z, sigma, labels) + z / s).square()).mean()
+    checks.check_same_shape(z, x, ("z", "x"))
+    score = model(x + s * z, sigma, labels)
+    checks.check_score(score, x)
+    return (weight(s) * (score + z / s).square()).mean()
 
 
 def set_learning_rate(optimizer, peak, update, total, warmup=100, fall=0.8, last=0.02):
@@ -463,7 +472,9 @@ def choose_denoising_steps(model, clean, sigma, most=60, generator=None):
 
     Tune on training data.
     """
-    check_images(clean, clean=True)
+    checks.check_clean_images(clean, "clean")
+    checks.check_number(sigma, "sigma", low=0)
+    checks.check_count(most, "most", low=0)
     noisy = clean + sigma * torch.randn(clean.shape, device=clean.device, generator=generator)
     _, frames = langevin_dynamics(model, noisy, most, noise=0.0, snapshots=range(most + 1))
     return int((frames - clean).square().flatten(1).mean(1).argmin())
@@ -476,7 +487,7 @@ def load_pretrained(name, device=None, folder=None):
     energy uint8 chains, and as `digest` twelve letters that change with the file. Raises
     FileNotFoundError, or ValueError if the file is damaged or does not fit the network.
     """
-    device = device or pick_device()
+    device = pick_device(device)
     path, record = runs.load_record(name, device, folder)
     networks = {"EnergyNetwork": EnergyNetwork, "ScoreNetwork": ScoreNetwork}
     try:

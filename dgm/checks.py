@@ -1,4 +1,14 @@
-"""The shape and statistics of an image, and checks of what public functions are given."""
+"""The shape and statistics of an image, and checks of what public functions are given.
+
+What runs once an update or a step (losses, networks, buffer) checks type, dtype, shape and device
+only: these checks never wait for a GPU. Loaders, metrics and samplers also check values, once.
+"""
+
+import inspect
+import math
+import operator
+import reprlib
+from numbers import Real
 
 import torch
 
@@ -6,64 +16,213 @@ IMAGE_SHAPE = (1, 28, 28)
 PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of the MNIST training images on [0, 1]
 NO_LABEL = 10  # stands for a hidden label
 
+# ------------------------------------------------------------------------------------ tensors
 
-def check_images(images, clean=False):
-    """Raise ValueError unless images are float32 [B, 1, 28, 28], and in [0, 1] where `clean`."""
-    if not torch.is_tensor(images) or images.dim() != 4 or tuple(images.shape[1:]) != IMAGE_SHAPE:
-        shape = tuple(getattr(images, "shape", ()))
-        raise ValueError(f"images must be a tensor [B, 1, 28, 28]; this is {shape}")
+
+def check_tensor(x, name):
+    """Raise TypeError unless x is a tensor, ValueError if it has no entries."""
+    if not torch.is_tensor(x):
+        kind = type(x).__name__
+        cure = "torch.from_numpy(array)" if kind == "ndarray" else "torch.as_tensor(...)"
+        raise TypeError(f"{name} must be a torch tensor, not {kind}: pass {cure}")
+    if x.numel() == 0:
+        raise ValueError(f"{name} must not be empty (shape {list(x.shape)}): pass at least one")
+
+
+def check_floats(x, name):
+    """Raise TypeError or ValueError unless x is a floating-point tensor [B, ...], B one or more."""
+    check_tensor(x, name)
+    if not x.is_floating_point():
+        raise ValueError(f"{name} must be floating point, not {x.dtype}: call .float()")
+    if x.dim() == 0:
+        raise ValueError(f"{name} must have shape [B, ...], not []: add a dimension with [None]")
+
+
+def check_device(x, device, name):
+    """Raise ValueError unless the tensor x is on this device."""
+    if x.device != torch.device(device):
+        raise ValueError(f'{name} must be on {device}, not {x.device}: call .to("{device}")')
+
+
+def check_images(images, name="images", device=None):
+    """Raise TypeError or ValueError unless images are float32 [B, 1, 28, 28], on `device`."""
+    check_tensor(images, name)
+    if device is not None:
+        check_device(images, device, name)
+    if images.dim() != 4 or tuple(images.shape[1:]) != IMAGE_SHAPE:
+        cure = "add the channel with [:, None]" if images.shape[1:] == (28, 28) else "reshape it"
+        raise ValueError(f"{name} must have shape [B, 1, 28, 28], not {list(images.shape)}: {cure}")
     if images.dtype != torch.float32:
-        cure = "call .float()" if images.is_floating_point() else "divide bytes by 255 first"
-        raise ValueError(f"images must be float32, not {images.dtype}: {cure}")
-    if clean and not (images.min() >= 0 and images.max() <= 1):
-        span = f"[{images.min():.3g}, {images.max():.3g}]"
-        raise ValueError(f"clean images must lie in [0, 1]; these span {span}")
+        cure = "call .float()" if images.is_floating_point() else "call .float() / 255"
+        raise ValueError(f"{name} must be float32, not {images.dtype}: {cure}")
 
 
-def check_labels(labels, n=None, device=None):
-    """Return labels as int64 on `device`.
+def check_values(images, name="images"):
+    """Raise ValueError unless all pixels are finite and plainly on the scale [0, 1].
 
-    Raises ValueError unless they are `n` whole numbers in 0..9.
+    Noise may leave the range. 0..255 and [-1, 1] are another scale: there, a pixel lies more than
+    0.5 outside of [0, 1] on average. Call it once: on a GPU it waits for the result.
     """
-    labels = torch.as_tensor(labels, device=device)
-    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-        found = f"{labels.dtype} {tuple(labels.shape)}"
-        raise ValueError(f"labels must be a 1-D tensor of whole numbers, not {found}")
-    if n is not None and len(labels) != n:
-        raise ValueError(f"{len(labels)} labels were given for {n} images")
-    if len(labels) and not (labels.min() >= 0 and labels.max() <= 9):
-        span = f"{labels.min():d}..{labels.max():d}"
-        raise ValueError(f"labels must lie in 0..9; these span {span}")
-    return labels.long()
-
-
-def check_sigmas(sigmas, device=None):
-    """Return noise levels as float32 on `device`.
-
-    Raises ValueError unless they are positive and descending.
-    """
-    sigmas = torch.as_tensor(sigmas, dtype=torch.float32, device=device)
-    if (
-        sigmas.dim() != 1
-        or not len(sigmas)
-        or not torch.isfinite(sigmas).all()
-        or sigmas.min() <= 0
-    ):
-        raise ValueError("sigmas must be a 1-D tensor of positive finite noise levels")
-    if (sigmas[1:] >= sigmas[:-1]).any():
+    check_all_finite(images, name)
+    low, high = images.min().item(), images.max().item()
+    if (images - images.clamp(0, 1)).abs().mean() > 0.5:
+        cure = "call .clamp(0, 1) if this is noise"
+        if high > 100:
+            cure = "divide by 255"
+        elif low >= -1.5 and high <= 1.5:
+            cure = "take (x + 1) / 2"
         raise ValueError(
-            "sigmas must descend, from the largest noise to the smallest: try sigmas.flip(0)"
+            f"{name} must lie in [0, 1], but they span [{low:.3g}, {high:.3g}]: {cure}"
         )
-    return sigmas
+
+
+def check_all_finite(images, name="images"):
+    """Raise ValueError if a pixel is NaN or infinite. Call it once: on a GPU it waits."""
+    if not torch.isfinite(images).all():
+        raise ValueError(
+            f"{name} must be finite, but they hold NaN or infinity: look where they come from"
+        )
+
+
+def check_clean_images(images, name="images"):
+    """Raise TypeError or ValueError unless images are float32 [B, 1, 28, 28] in [0, 1]."""
+    check_images(images, name)
+    check_values(images, name)
+    low, high = images.min().item(), images.max().item()
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"{name} must lie in [0, 1], but they span [{low:.3g}, {high:.3g}]: call .clamp(0, 1)"
+        )
+
+
+def check_same_shape(a, b, names=("images", "clean images")):
+    """Raise TypeError or ValueError unless two tensors have the same shape."""
+    check_tensor(a, names[0])
+    check_tensor(b, names[1])
+    if a.shape != b.shape:
+        raise ValueError(
+            f"{names[0]} and {names[1]} must have the same shape, not {list(a.shape)} and "
+            f"{list(b.shape)}: pass as many of each"
+        )
+    check_device(a, b.device, names[0])
+
+
+def check_at_least(x, count, name):
+    """Raise ValueError unless x has `count` rows or more."""
+    rows = len(x) if x.ndim else 0
+    if rows < count:
+        raise ValueError(f"{name} must be {count} or more, not {rows}: pass more of them")
+
+
+def check_length(x, count, name, of):
+    """Raise ValueError unless x has as many rows as something else, `count` of `of`."""
+    if len(x) != count:
+        raise ValueError(f"{name} must be as many as {of} gave, {count}, not {len(x)}: pass all")
 
 
 def check_mask(known, images):
-    """Raise ValueError unless the mask `known` is boolean and fits images [B, ...]."""
+    """Raise TypeError or ValueError unless the mask `known` is boolean and fits images [B, ...]."""
+    check_tensor(known, "known")
+    check_tensor(images, "images")
+    if known.dtype != torch.bool:
+        raise ValueError(f"known must be a boolean mask, not {known.dtype}: pass known.bool()")
     sizes = zip(known.shape[::-1], images.shape[::-1], strict=False)
-    fits = all(k in (1, size) for k, size in sizes)
-    if known.dtype != torch.bool or known.dim() > images.dim() or not fits:
-        shape = list(images.shape)
-        raise ValueError(f"known must be a boolean mask that fits images of shape {shape}")
+    if known.dim() > images.dim() or not all(k in (1, size) for k, size in sizes):
+        raise ValueError(
+            f"known must fit images of shape {list(images.shape)}, not {list(known.shape)}: "
+            "pass a mask of one image or of all"
+        )
+
+
+def check_finite(x, what):
+    """Return x; raise FloatingPointError if a chain diverged. Call it once, after the chain."""
+    if not torch.isfinite(x).all():
+        raise FloatingPointError(
+            f"{what} diverged (NaN or infinity): try a smaller step size, or clip the gradient; "
+            "or the network itself is no longer finite"
+        )
+    return x
+
+
+# ------------------------------------------------------------------------------------ numbers
+
+
+def check_number(value, name, low=None, high=None, above=None):
+    """Raise TypeError or ValueError unless value is a finite number in the range.
+
+    The range is low <= value <= high, and value > above.
+    """
+    try:
+        value = float(None if isinstance(value, (bool, str, bytes)) else value)
+    except OverflowError:  # a whole number beyond all floats
+        value = math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be a number, not {kind}: pass one number") from None
+    bounds = [f"at least {low:g}"] if low is not None else []
+    bounds += [f"at most {high:g}"] if high is not None else []
+    bounds += [f"greater than {above:g}"] if above is not None else []
+    inside = (
+        math.isfinite(value)
+        and (low is None or value >= low)
+        and (high is None or value <= high)
+        and (above is None or value > above)
+    )
+    if not inside:
+        wanted = " and ".join(["finite", *bounds])
+        raise ValueError(f"{name} must be {wanted}, not {value:g}: pass another number")
+
+
+def check_count(value, name, low=1, high=None):
+    """Raise TypeError or ValueError unless value is a whole number in low..high."""
+    try:
+        value = operator.index(None if isinstance(value, bool) else value)
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be a whole number, not {kind}: pass an int") from None
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, not {value}: pass a larger number")
+    if high is not None and value > high:
+        raise ValueError(f"{name} must be at most {high}, not {value}: pass a smaller number")
+
+
+def check_langevin(steps, step_size, noise, clip, bounds):
+    """Raise TypeError or ValueError for settings that Langevin dynamics cannot use."""
+    check_count(steps, "steps", low=0)
+    check_number(step_size, "step_size", low=0)
+    check_number(noise, "noise", low=0)
+    if clip is not None:
+        check_number(clip, "clip", above=0)
+    check_bounds(bounds)
+
+
+def check_bounds(bounds):
+    """Raise ValueError unless bounds are None or a pair of numbers, the smaller first."""
+    if bounds is None:
+        return
+    pair = tuple(bounds) if isinstance(bounds, (tuple, list)) else bounds
+    is_pair = isinstance(pair, tuple) and len(pair) == 2
+    if not is_pair or not all(isinstance(b, Real) for b in pair) or not pair[0] < pair[1]:
+        raise ValueError(
+            f"bounds must be a pair of numbers, the smaller first, not {pair}: "
+            "pass (0.0, 1.0) or None"
+        )
+
+
+def check_redraw(redraw):
+    """Return the pair (often, rarely) that `redraw` stands for.
+
+    Raises TypeError or ValueError unless it is a probability, or a pair of them above zero.
+    """
+    pair = tuple(redraw) if isinstance(redraw, (tuple, list)) else (redraw, redraw)
+    for rate in pair:
+        check_number(rate, "redraw")
+    if len(pair) != 2 or not 0 <= pair[1] <= pair[0] <= 1 or (pair[1] == 0 < pair[0]):
+        raise ValueError(
+            "redraw must be a probability, or a pair of them above zero, the larger first, "
+            f"not {redraw}: pass for example 0.05"
+        )
+    return pair
 
 
 def check_snapshots(snapshots, steps):
@@ -77,16 +236,154 @@ def check_snapshots(snapshots, steps):
     inside = set(wanted) <= set(range(steps + 1))
     if not wanted or not inside or wanted != sorted(set(wanted)):
         raise ValueError(
-            f"snapshots must be step numbers in 0..{steps}, each once, in ascending order"
+            f"snapshots must be step numbers in 0..{steps}, each once, in ascending order, "
+            f"not {wanted}: sort them and leave out the others"
         )
     return wanted
 
 
-def check_finite(x, what):
-    """Return x; raise FloatingPointError if a chain diverged. Call it once, after the chain."""
-    if not torch.isfinite(x).all():
-        raise FloatingPointError(
-            f"{what} diverged (NaN or infinity): try a smaller step size, or clip the gradient; "
-            "or the network itself is no longer finite"
+# ---------------------------------------------------------------------------- labels, sigmas
+
+
+def as_numbers(values, name, cure, **options):
+    """Return values as a tensor; raise TypeError where something in them is no number."""
+    try:
+        return torch.as_tensor(values, **options)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        listed = isinstance(values, (list, tuple))
+        found = reprlib.repr(values) if listed else type(values).__name__
+        raise TypeError(f"{name} must be numbers, not {found}: {cure}") from None
+
+
+def check_labels(labels, n=None, device=None, hidden=True):
+    """Return labels as int64 on `device`.
+
+    Raises ValueError unless they are `n` whole numbers in 0..9; with `hidden`, NO_LABEL (10) may
+    mark images without a label.
+    """
+    labels = as_numbers(labels, "labels", "pass for example [5, 5, 5]", device=device)
+    if labels.dim() == 1 and len(labels) == 0:
+        raise ValueError("labels must not be empty: pass None and n=64 for samples without labels")
+    if labels.dim() != 1 or not is_whole(labels):
+        found = f"{labels.dtype} {list(labels.shape)}"
+        raise ValueError(
+            f"labels must be a 1-D tensor of whole numbers, not {found}: pass for example [5, 5, 5]"
         )
-    return x
+    if n is not None and len(labels) != n:
+        raise ValueError(f"labels must be as many as images, {n}, not {len(labels)}: pass one each")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high > (NO_LABEL if hidden else 9):
+        raise ValueError(
+            f"labels must lie in 0..9, but they span {low}..{high}: pass the digits asked for"
+        )
+    return labels.long()
+
+
+def is_whole(x):
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+
+
+def label_per_image(labels, x):
+    """Return the labels of images x as int64, NO_LABEL for all where there are none.
+
+    Raises as check_labels does. On a GPU, which would have to wait, it does not look at values.
+    """
+    if labels is None:
+        return torch.full((len(x),), NO_LABEL, device=x.device)
+    if not torch.is_tensor(labels):
+        labels = as_numbers(labels, "labels", "pass for example [5, 5, 5]", device=x.device)
+    check_device(labels, x.device, "labels")
+    if x.device.type == "cpu":
+        return check_labels(labels, len(x))
+    if labels.shape != x.shape[:1] or not is_whole(labels):
+        raise ValueError(
+            f"labels must be {len(x)} whole numbers, one per image, not {labels.dtype} "
+            f"{list(labels.shape)}: pass labels of 0..9"
+        )
+    return labels.long()
+
+
+def check_sigmas(sigmas, device=None):
+    """Return noise levels as float32 on `device`.
+
+    Raises ValueError unless they are positive, finite and descending.
+    """
+    cure = "pass for example geometric_sigmas()"
+    sigmas = as_numbers(sigmas, "sigmas", cure, dtype=torch.float32, device=device)
+    if sigmas.dim() != 1 or not len(sigmas):
+        raise ValueError(
+            f"sigmas must be a 1-D tensor of noise levels, not of shape {list(sigmas.shape)}: "
+            "pass for example geometric_sigmas()"
+        )
+    if not torch.isfinite(sigmas).all() or sigmas.min() <= 0:
+        raise ValueError(
+            "sigmas must be positive and finite: leave out zero, the last step is added"
+        )
+    if (sigmas[1:] >= sigmas[:-1]).any():
+        raise ValueError(
+            "sigmas must descend, from the largest noise to the smallest: pass sigmas.flip(0)"
+        )
+    return sigmas
+
+
+def per_image(sigma, x):
+    """Return sigma as one number per image, [len(x)], like x.
+
+    Raises TypeError or ValueError unless it is a number or [len(x)].
+    """
+    cure = "pass one, or one per image"
+    sigma = as_numbers(sigma, "sigma", cure, dtype=x.dtype, device=x.device)
+    if sigma.dim() > 1 or (sigma.dim() and len(sigma) not in (1, len(x))):
+        shape = list(sigma.shape)
+        raise ValueError(f"sigma must be a number or [{len(x)}], not {shape}: pass one per image")
+    return sigma.expand(len(x))
+
+
+def check_sigma(sigma, x):
+    """Raise TypeError or ValueError unless sigma is positive and finite: a number or [len(x)]."""
+    levels = per_image(sigma, x)
+    if not (torch.isfinite(levels) & (levels > 0)).all():
+        raise ValueError("sigma must be positive and finite: pass a number or one per image")
+    square = levels.square()
+    if not (torch.isfinite(square) & (square > 0)).all():
+        raise ValueError("sigma must have a square that float32 can hold: pass 1e-18 to 1e18")
+
+
+# ------------------------------------------------------------------------ energies and scores
+
+
+def check_energy(energy, batch):
+    """Raise TypeError or ValueError unless an energy function returned [B] or [B, 1]."""
+    check_tensor(energy, "an energy")
+    if tuple(energy.shape) not in ((batch,), (batch, 1)):
+        raise ValueError(
+            f"an energy must have shape [{batch}], one number per image, not "
+            f"{list(energy.shape)}: sum over all but the first dimension"
+        )
+
+
+def check_score(score, x):
+    """Raise TypeError or ValueError unless a score function returned a tensor shaped like x."""
+    check_tensor(score, "a score")
+    if score.shape != x.shape:
+        raise ValueError(
+            f"a score must have the shape of x, {list(x.shape)}, not {list(score.shape)}: "
+            "return one number per pixel"
+        )
+
+
+def check_takes(function, arguments):
+    """Raise TypeError unless a model can be called with these arguments, for example "x, sigma"."""
+    names = arguments.split(", ")
+    if not callable(function):
+        kind = type(function).__name__
+        raise TypeError(f"model must be a network or a function of ({arguments}), not {kind}")
+    target = function.forward if isinstance(function, torch.nn.Module) else function
+    try:
+        inspect.signature(target).bind(*names)
+    except TypeError as error:
+        raise TypeError(
+            f"model must take ({arguments}), but {error}: wrap it in a lambda that does"
+        ) from None
+    except ValueError:  # a builtin without a signature
+        return

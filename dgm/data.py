@@ -1,5 +1,6 @@
 """Image data: MNIST files found, downloaded and verified; the fallback; random batches."""
 
+import gzip
 import hashlib
 import os
 import socket
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from dgm.checks import IMAGE_SHAPE, check_images, check_labels
+from dgm.checks import IMAGE_SHAPE, check_clean_images, check_count, check_labels
 
 IMAGES, LABELS = 2051, 2049  # the first four bytes of an image file and of a label file
 MNIST_FILES = {  # name: (bytes, first four bytes as a number, SHA-256)
@@ -47,31 +48,68 @@ class Digits(NamedTuple):
 
 
 def read_mnist(root=None, device="cpu", download=True):
-    """Return MNIST from `root`/MNIST/raw, or the UCI digits where it cannot be had.
+    """Return MNIST from a folder, or the UCI digits where none was named and none can be had.
 
-    `root` is by default $MNIST_ROOT, else data/; absent files are downloaded by torchvision.
-    Raises ValueError naming a damaged file, FileNotFoundError naming missing files.
+    `root` is by default $MNIST_ROOT, else data/; the files may lie in MNIST/raw below it, or in
+    it, unpacked or as .gz. Absent files are downloaded by torchvision. Raises ValueError naming a
+    damaged file, FileNotFoundError naming what is missing from an incomplete set or from a folder
+    that was named.
     """
-    root = Path(root or os.environ.get("MNIST_ROOT") or "data")
-    raw = root / "MNIST" / "raw"
+    named = root or os.environ.get("MNIST_ROOT")
+    root = Path(named or "data")
+    found = find_files(root)
     reason = "no files were found and downloading was not asked for"
-    if download and not any((raw / name).exists() for name in MNIST_FILES):
+    if not found and download:
         reason = download_mnist(root)
-    missing = [name for name in MNIST_FILES if not (raw / name).exists()]
-    if len(missing) == len(MNIST_FILES):
+        found = find_files(root)
+    missing = [name for name in MNIST_FILES if name not in found]
+    if not found and named and download:
+        raise FileNotFoundError(nothing_usable(root, reason))
+    if not found:
         print(
-            f"!!! NO MNIST in {raw} ({reason}).\n"
+            f"!!! NO MNIST in {root / 'MNIST' / 'raw'} ({reason}).\n"
             "!!! Going on with the UCI digits of scikit-learn (1,797 real digits of 8x8 pixels, "
             "resized): good enough to try the code, not to judge a model.\n"
-            "!!! If you have MNIST, set MNIST_ROOT to the folder that has MNIST/raw in it."
+            "!!! If you have MNIST, set MNIST_ROOT to the folder that has it."
         )
         return uci_digits(device)
     if missing:
+        folder = next(iter(found.values())).parent
         names = ", ".join(missing)
         raise FileNotFoundError(
-            f"{raw} lacks {names}: add them, or empty the folder to download all"
+            f"{folder} lacks {names}: add them, or empty the folder to download all"
         )
-    return Digits(*(read_idx(raw / name).to(device) for name in MNIST_FILES), "MNIST")
+    return Digits(*(read_idx(found[name], name).to(device) for name in MNIST_FILES), "MNIST")
+
+
+def find_files(root):
+    """Return {name: path} of the MNIST files below a folder, in any of their common forms.
+
+    Unpacked or as .gz, with "-idx" or ".idx" in the name, in root/MNIST/raw, root/raw or root.
+    """
+    for folder in (root / "MNIST" / "raw", root / "raw", root):
+        found = {}
+        for name in MNIST_FILES:
+            forms = (name, name.replace("-idx", ".idx"))
+            paths = [folder / f"{form}{end}" for end in ("", ".gz") for form in forms]
+            path = next((path for path in paths if path.is_file()), None)
+            if path:
+                found[name] = path
+        if found:
+            return found
+    return {}
+
+
+def nothing_usable(root, reason):
+    """Return a message that says what was found in a folder that was named, but has no MNIST."""
+    there = sorted(path.name for path in root.iterdir()) if root.is_dir() else None
+    found = "there is no such folder"
+    if there is not None:
+        found = f"it holds {', '.join(there[:5])}" if there else "it is empty"
+    return (
+        f"no MNIST in {root} ({found}; {reason}): put the four files there, "
+        "for example train-images-idx3-ubyte.gz, or name no folder"
+    )
 
 
 def download_mnist(root):
@@ -91,13 +129,18 @@ def download_mnist(root):
         socket.setdefaulttimeout(timeout)
 
 
-def read_idx(path):
-    """Read one MNIST file: float32 images in [0, 1] or int64 labels.
+def read_idx(path, name):
+    """Read the MNIST file `name` from a path: float32 images in [0, 1] or int64 labels.
 
     Raises ValueError if it is not the official file.
     """
-    size, magic, digest = MNIST_FILES[path.name]
+    size, magic, digest = MNIST_FILES[name]
     data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError):
+            data = b""
     found = int.from_bytes(data[:4], "big")
     if found != magic:
         kind = {IMAGES: "an image file", LABELS: "a label file"}
@@ -135,8 +178,9 @@ def minibatches(images, labels, batch_size, generator=None):
 
     Raises ValueError, once at the start, for images that are not clean or labels not in 0..9.
     """
-    check_images(images, clean=True)
-    check_labels(labels, len(images))
+    check_clean_images(images)
+    check_labels(labels, len(images), hidden=False)
+    check_count(batch_size, "batch_size")
     while True:
         index = torch.randint(len(images), (batch_size,), device=images.device, generator=generator)
         yield images[index], labels[index]

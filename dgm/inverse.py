@@ -7,16 +7,22 @@ import torch.nn.functional as F
 
 from dgm.checks import (
     PIXEL_STD,
+    check_count,
     check_finite,
+    check_floats,
     check_images,
     check_labels,
     check_mask,
+    check_number,
+    check_same_shape,
     check_sigmas,
+    check_takes,
 )
 from dgm.samplers import (
     GUIDANCE,
     annealed_step,
     begin_sampling,
+    checked_once,
     device_of,
     frozen,
     geometric_sigmas,
@@ -38,13 +44,12 @@ def posterior_sampling(
     a Gaussian posterior's variance 1.6 % is lost in 100 levels, 5.4 % by the lower bound.
     Raises ValueError for a sigma not above `last`, fewer than 2 levels, wrong labels or images.
     """
-    check_images(noisy)
-    if not sigma > last or levels < 2:
-        raise ValueError(
-            f"sigma must lie above last = {last}, where the chain ends, and there must be "
-            "two levels or more"
-        )
-    score, x = frozen(model), noisy.to(device_of(model) or noisy.device)
+    check_takes(model, "x, sigma, labels")
+    check_images(noisy, "noisy")
+    check_number(last, "last", above=0)
+    check_number(sigma, "sigma", above=last)  # where the chain ends
+    check_count(levels, "levels", low=2)
+    score, x = checked_once(frozen(model)), noisy.to(device_of(model) or noisy.device)
     labels = None if labels is None else check_labels(labels, len(x), x.device)
     sigmas = geometric_sigmas(sigma, last, levels).to(x.device)
     for i in progress_bar(range(levels - 1), "Posterior sampling", progress):
@@ -91,7 +96,9 @@ def inpaint(
     deviation `spread` (pseudoinverse guidance, Song, Vahdat, Mardani & Kautz 2023). Approximate:
     two Gaussian pixels of correlation 0.8 come out 5 % off. Raises ValueError for a bad mask.
     """
+    check_floats(images, "images")
     check_mask(known, images)
+    check_number(spread, "spread", above=0)
     sigmas = check_sigmas(sigmas)
     images = torch.where(known, images, 0)  # a missing pixel may be anything, NaN too
     start = float(sigmas[0]) * noise_like(images, generator)
@@ -128,7 +135,9 @@ def inpaint_by_replacement(
     known pixels are still noisy comes out too close to the average (of two Gaussian pixels 9 %
     with 8 steps a level, 3 % with 300). Raises ValueError for a bad mask.
     """
+    check_floats(images, "images")
     check_mask(known, images)
+    check_count(steps, "steps")
     sigmas = check_sigmas(sigmas)
     start = float(sigmas[0]) * noise_like(images, generator)
     score, labels, sigmas, x = begin_sampling(
@@ -155,6 +164,7 @@ def to_latent(model, labels, sigmas, x, *, guidance=1.0):
 
     Two evaluations a level; heun(..., start=latent) leads back.
     """
+    check_floats(x, "x")
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, None, x, guidance, None)
     for low, high in itertools.pairwise(sigmas.flip(0)):
         here = -low * score(x, low, labels)
@@ -165,6 +175,8 @@ def to_latent(model, labels, sigmas, x, *, guidance=1.0):
 
 def spherical(a, b, share):
     """Interpolate two latents [B, ...] along the great circle (Shoemake 1985)."""
+    check_same_shape(a, b, ("the first latents", "the second latents"))
+    check_number(share, "share", low=0, high=1)
     cosine = F.cosine_similarity(a.flatten(1), b.flatten(1)).clamp(-1, 1)
     angle = torch.arccos(cosine).clamp(min=1e-4).view(-1, *[1] * (a.dim() - 1))
     return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)

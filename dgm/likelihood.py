@@ -5,7 +5,15 @@ import math
 
 import torch
 
-from dgm.checks import PIXEL_MEAN, PIXEL_STD, check_finite
+from dgm.checks import (
+    PIXEL_MEAN,
+    PIXEL_STD,
+    check_at_least,
+    check_count,
+    check_finite,
+    check_floats,
+    check_number,
+)
 from dgm.samplers import begin_sampling, geometric_sigmas, progress_bar
 
 
@@ -38,8 +46,11 @@ def log_likelihood(model, x, labels=None, *, sigmas=None, probes=1, generator=No
     method gives the path, the trapezoid rule in ln sigma gives log p. Two evaluations with their
     gradients a level. Raises as the samplers do.
     """
+    check_floats(x, "x")
+    check_count(probes, "probes")
     sigmas = geometric_sigmas(20.0, 0.001, 60) if sigmas is None else sigmas
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, None, x, 1, generator)
+    check_at_least(sigmas, 2, "the number of sigmas")
     signs = []
     for _ in range(probes):
         signs.append(torch.empty_like(x).bernoulli_(generator=generator).mul_(2).sub_(1))
@@ -58,4 +69,6 @@ def bits_per_dimension(log_p, dimensions=784, levels=256):
 
     log_p is in nats, of the uniformly dequantised image on [0, 1].
     """
+    check_number(dimensions, "dimensions", above=0)
+    check_number(levels, "levels", above=1)
     return math.log2(levels) - log_p / (dimensions * math.log(2))

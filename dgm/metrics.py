@@ -7,6 +7,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from dgm import runs
+from dgm.checks import (
+    check_all_finite,
+    check_at_least,
+    check_count,
+    check_floats,
+    check_images,
+    check_labels,
+    check_same_shape,
+    check_tensor,
+    check_values,
+)
 from dgm.device import pick_device
 
 # -------------------------------------------------------------------------------- classifier
@@ -51,7 +62,7 @@ def load_classifier(device=None, folder=None):
     Raises FileNotFoundError, with what to do, where there is none, and ValueError for a file
     that is damaged or does not fit.
     """
-    device = device or pick_device()
+    device = pick_device(device)
     path = (folder or runs.CHECKPOINTS) / "classifier.pt"
     if not path.exists():
         raise FileNotFoundError(
@@ -70,13 +81,21 @@ def load_classifier(device=None, folder=None):
 
 @torch.no_grad()
 def classifier_outputs(classifier, images, batch_size=500):
-    """Return (features [N, 128], class probabilities [N, 10]) on the CPU, of clamped images."""
+    """Return (features [N, 128], class probabilities [N, 10]) on the CPU, of clamped images.
+
+    Raises TypeError or ValueError unless images are float32 [N, 1, 28, 28], finite and plainly on
+    the scale [0, 1].
+    """
+    check_images(images, device=classifier.head.weight.device)
+    check_values(images)
     features = torch.cat([classifier.features(x.clamp(0, 1)) for x in images.split(batch_size)])
     return features.cpu(), classifier.head(features).softmax(dim=1).cpu()
 
 
 def accuracy(classifier, images, labels):
     """Return the share of images that the classifier gives the label asked for."""
+    check_images(images)
+    labels = check_labels(labels, len(images), hidden=False)
     predicted = classifier_outputs(classifier, images)[1].argmax(1)
     return (predicted == labels.cpu()).double().mean().item()
 
@@ -84,13 +103,47 @@ def accuracy(classifier, images, labels):
 # ------------------------------------------------------------------------- sets of features
 
 
+def numbers_of(values, name):
+    """Return values as a float64 array; raise TypeError where they are no numbers on the CPU."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(values).__name__
+        raise TypeError(
+            f"{name} must be numbers, not {kind}: pass an array or a tensor on the CPU"
+        ) from None
+
+
+def check_features(features, count, name="features"):
+    """Raise ValueError unless features are finite numbers [N, D], N at least `count`."""
+    if features.ndim != 2:
+        raise ValueError(f"{name} must have shape [N, D], not {list(features.shape)}: reshape them")
+    check_at_least(features, count, f"the number of {name}")
+    if not np.isfinite(features).all():
+        raise ValueError(
+            f"{name} must be finite, but they hold NaN or infinity: look at the images"
+        )
+
+
+def check_equally_many(a, b):
+    """Raise ValueError unless two sets of features have as many numbers each."""
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"both sets must have equally many features, not {a.shape[1]} and {b.shape[1]}: "
+            "take them from the same classifier"
+        )
+
+
 def frechet_distance(a, b):
     """Return the squared Fréchet distance of Gaussians fitted to two sets of features [N, D].
 
     |mean_a - mean_b|^2 + trace(A + B - 2 (A B)^(1/2)) (Dowson & Landau 1982), in float64.
     """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    a, b = numbers_of(a, "features"), numbers_of(b, "features")
+    for features in (a, b):
+        check_features(features, 2)
+    check_equally_many(a, b)
+    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
     # the eigenvalues of A B are real and not negative; rounding may say otherwise
     root_trace = np.sqrt(np.clip(scipy.linalg.eigvals(cov_a @ cov_b).real, 0, None)).sum()
     means = ((a.mean(0) - b.mean(0)) ** 2).sum()
@@ -115,6 +168,11 @@ def precision_recall(real, generated, k=3):
     Precision is the share of generated features within the k-th-neighbour balls of the real
     ones; recall is the share of real features within those of the generated ones.
     """
+    check_count(k, "k")
+    for features in (real, generated):
+        check_tensor(features, "features")
+        check_features(features.detach().cpu().numpy(), k + 1)
+    check_equally_many(real, generated)
     real, generated = real.double(), generated.double()
     precision = covered(generated, real, kth_distances(real, k)).double().mean().item()
     recall = covered(real, generated, kth_distances(generated, k)).double().mean().item()
@@ -128,6 +186,10 @@ def evaluate_samples(classifier, images, real_features):
     these, the share of confident samples (classifier probability > 0.9), and the shares of the
     rarest and the commonest digit. Quote n and the floor (real images, same n) beside them.
     """
+    check_tensor(images, "images")
+    check_at_least(images, 4, "the number of images")
+    check_tensor(real_features, "real_features")
+    check_features(real_features.detach().cpu().numpy(), 4, "real features")
     features, probabilities = classifier_outputs(classifier, images)
     shares = torch.bincount(probabilities.argmax(1), minlength=10).double() / len(images)
     precision, recall = precision_recall(real_features[: len(features)], features)
@@ -156,13 +218,24 @@ def summary_line(metrics):
 
 def nearest_neighbours(images, training_images, block=500):
     """Return (distance, index) of the training image nearest to each image, Euclidean."""
+    check_images(images)
+    check_images(training_images, "training_images")
+    check_all_finite(images)
+    check_all_finite(training_images, "training_images")
     flat = training_images.flatten(1)
     found = [torch.cdist(x.flatten(1), flat).min(dim=1) for x in images.split(block)]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
 def psnr(images, clean):
-    """Return the peak signal-to-noise ratio in dB, peak 1, of the error pooled over all images."""
+    """Return the peak signal-to-noise ratio in dB, peak 1, of the error pooled over all images.
+
+    Raises TypeError or ValueError unless both have the same shape, floating point and finite.
+    """
+    check_same_shape(images, clean)
+    for pixels, name in ((images, "images"), (clean, "clean images")):
+        check_floats(pixels, name)
+        check_all_finite(pixels, name)
     return float(-10 * torch.log10((images - clean).square().mean()))
 
 
@@ -174,15 +247,29 @@ def pixel_quality(images, clean):
     """
     from skimage.metrics import structural_similarity
 
+    check_same_shape(images, clean)
+    check_images(images)
+    check_images(clean, "clean images")
+    pooled = psnr(images, clean)
     errors = (images - clean).square().flatten(1).mean(1).clamp_min(1e-12)
     a, b = (x[:, 0].cpu().double().numpy() for x in (images, clean))
     pairs = zip(a, b, strict=True)
     similarity = [structural_similarity(x, y, data_range=1.0) for x, y in pairs]
     return {
-        "psnr": psnr(images, clean),
+        "psnr": pooled,
         "psnr_each": (-10 * torch.log10(errors)).mean().item(),
         "ssim": float(np.mean(similarity)),
     }
+
+
+def check_scores(scores, name):
+    """Raise ValueError unless scores are finite numbers [N], one or more."""
+    scores = numbers_of(scores, name)
+    if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
+        shape = list(scores.shape)
+        raise ValueError(
+            f"{name} must be finite numbers [N], one or more, not {shape}: pass scores"
+        )
 
 
 def auroc(inside, outside):
@@ -192,5 +279,7 @@ def auroc(inside, outside):
     """
     from sklearn.metrics import roc_auc_score
 
+    check_scores(inside, "inside")
+    check_scores(outside, "outside")
     truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
     return float(roc_auc_score(truth, np.r_[np.asarray(inside), np.asarray(outside)]))

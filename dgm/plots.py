@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dgm.checks import check_count, check_tensor
 from dgm.metrics import psnr
 
 
@@ -11,6 +12,13 @@ def image_grid(images, columns):
     """Return images [N, 1, 28, 28] as one grid [H, W], row by row, clamped to [0, 1]."""
     from torchvision.utils import make_grid
 
+    check_tensor(images, "images")
+    check_count(columns, "columns")
+    if images.dim() != 4 or images.shape[1] != 1:
+        raise ValueError(
+            f"images must have shape [N, 1, H, W], not {list(images.shape)}: "
+            "take the mean over the colours"
+        )
     images = images.detach().float().cpu().clamp(0, 1)
     return make_grid(images, nrow=columns, padding=1, pad_value=0.35)[0]
 
@@ -24,6 +32,9 @@ def show_images(ax, images, columns, title=None):
 def plot_history(ax, values, color, label):
     """Plot a training history: raw values faint, their running mean over 1/40 of the run bold."""
     values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or not len(values):
+        shape = list(values.shape)
+        raise ValueError(f"values must be numbers [N], one or more, not {shape}: pass a history")
     window = max(len(values) // 40, 1)
     smooth = np.convolve(values, np.ones(window) / window, mode="valid")
     ax.plot(values, color=color, alpha=0.2, linewidth=0.5)

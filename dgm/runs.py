@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from dgm.device import hardware_name, peak_memory
+from dgm.device import check_device, hardware_name, peak_memory
 
 PRESETS = ("smoke", "quick", "full")
 RESULTS_FORMAT = 2  # of result files: their keys are snake_case
@@ -66,7 +66,9 @@ def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu", 
     republish = os.environ.get("PUBLISH") == "1" if publish is None else publish
     pretrained = pretrained or republish
     if preset not in ("auto", *PRESETS):
-        raise ValueError(f"unknown preset {preset!r}: choose auto, {', '.join(PRESETS)}")
+        raise ValueError(
+            f"preset must be auto, smoke, quick or full, not {preset!r}: choose one of these"
+        )
     if preset == "auto":
         preset = "full" if republish or torch.device(device).type == "cuda" else "quick"
     folder = f"demo-{preset}" if pretrained and not republish else preset
@@ -363,8 +365,13 @@ def load_record(name, device, folder=None):
 
     record["digest"] changes with the file; record["label"] names preset, minutes and hardware.
     """
-    path = (Path(folder) if folder else CHECKPOINTS) / f"{name}.pt"
-    record = load_checkpoint(path, "pretrained", device)
+    folder = Path(folder) if folder else CHECKPOINTS
+    path = folder / f"{name}.pt"
+    if not path.exists():
+        names = sorted(p.stem for p in folder.glob("*.pt") if p.stem != "classifier")
+        there = ", ".join(names) or "none"
+        raise FileNotFoundError(f"there is no {path}: pass one of these names: {there}")
+    record = load_checkpoint(path, "pretrained", check_device(device))
     record["history"] = {k: v.float().cpu().numpy() for k, v in record["history"].items()}
     record["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     minutes = f"{record['minutes']:.0f} minutes on {record['hardware']}"

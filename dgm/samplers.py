@@ -22,10 +22,15 @@ from tqdm.auto import tqdm
 from dgm.checks import (
     IMAGE_SHAPE,
     NO_LABEL,
+    check_count,
     check_finite,
+    check_floats,
     check_labels,
+    check_number,
+    check_score,
     check_sigmas,
     check_snapshots,
+    check_takes,
 )
 
 GUIDANCE = 1.4  # the samplers' default weight
@@ -47,7 +52,8 @@ def frozen(model):
     model = model.module if isinstance(model, AveragedModel) else model
     if not isinstance(model, nn.Module):
         return model
-    return copy.deepcopy(model).eval().requires_grad_(False)
+    with torch.inference_mode(False):  # tensors made inside it would have no gradients
+        return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 @contextmanager
@@ -99,16 +105,38 @@ def begin_sampling(model, labels, sigmas, n, start, guidance, generator):
 
     x is `start`, or noise of the largest level for each label, or for `n` images.
     """
+    check_takes(model, "x, sigma, labels")
+    check_number(guidance, "guidance")
+    if n is not None:
+        check_count(n, "n")
+    if start is not None:
+        check_floats(start, "start")
     device = device_of(model) or (start.device if start is not None else torch.device("cpu"))
     sigmas = check_sigmas(sigmas, device)
     if labels is not None:
         labels = check_labels(labels, n if start is None else len(start), device)
     elif n is None and start is None:
-        raise ValueError("without labels, say how many: n=64 (or give start)")
+        raise ValueError("n must be given where there are no labels: pass n=64, or start")
     if start is None:
         shape = (n if labels is None else len(labels), *IMAGE_SHAPE)
         start = sigmas[0] * torch.randn(shape, device=device, generator=generator)
-    return guided(frozen(model), guidance), labels, sigmas, start.detach().to(device, copy=True)
+    score = guided(checked_once(frozen(model)), guidance)
+    return score, labels, sigmas, start.detach().to(device, copy=True)
+
+
+def checked_once(score):
+    """Return a score whose first result is checked to be shaped like x."""
+    checked = False
+
+    def checked_score(x, sigma, labels):
+        nonlocal checked
+        s = score(x, sigma, labels)
+        if not checked:
+            check_score(s, x)
+            checked = True
+        return s
+
+    return checked_score
 
 
 # ------------------------------------------------------------------------------ noise levels
@@ -120,11 +148,18 @@ def geometric_sigmas(first=10.0, last=0.01, levels=30):
     Technique 2 of Song & Ermon 2020 asks for 89 levels from 10 to 0.01 in 784 dimensions; with
     30, each level needs more steps.
     """
+    check_number(last, "last", above=0)
+    check_number(first, "first", above=0)
+    check_count(levels, "levels")
     return check_sigmas(torch.logspace(math.log10(first), math.log10(last), levels))
 
 
 def karras_sigmas(first=10.0, last=0.01, levels=10, rho=7.0):
     """Return noise levels, closer together the smaller they are (Karras et al. 2022, eq. 5)."""
+    check_number(last, "last", above=0)
+    check_number(first, "first", above=0)
+    check_number(rho, "rho", above=0)
+    check_count(levels, "levels")
     ramp = torch.linspace(0, 1, levels, dtype=torch.float64)
     ends = first ** (1 / rho), last ** (1 / rho)
     return check_sigmas((ends[0] + ramp * (ends[1] - ends[0])) ** rho)
@@ -194,6 +229,7 @@ def heun(
     noise, churn / L of sigma, at most 0.41. Two evaluations a level, one at the last: 2 L - 1.
     """
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
+    check_number(churn, "churn", low=0)
     raised = 1 + min(churn / len(sigmas), math.sqrt(2) - 1)
     for i in progress_bar(range(len(sigmas) - 1), "Heun", progress):
         sigma = sigmas[i]
@@ -265,10 +301,7 @@ def consistent_annealed(
     b^2 = 1 - (1 - a)^2 sigma_i^2 / sigma_j^2. `eta` is a in units of 1 - sigma_j / sigma_i; with
     1 no noise is added, and less is a ValueError. One evaluation a level: L.
     """
-    if eta < 1:
-        raise ValueError(
-            "eta must be 1 or more: with less, a step leaves more noise than the next level has"
-        )
+    check_number(eta, "eta", low=1)  # below 1, a step leaves more noise than the next level has
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
     for i in progress_bar(range(len(sigmas) - 1), "Consistent annealed sampling", progress):
         s_i, s_j = sigmas[i], sigmas[i + 1]
@@ -300,6 +333,7 @@ def predictor_corrector(
     step with epsilon = 2 (snr |z| / |score|)^2, norms averaged over the batch. Two evaluations a
     level, one at the last: 2 L - 1.
     """
+    check_number(snr, "snr", above=0)
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
     for i in progress_bar(range(len(sigmas) - 1), "Predictor-corrector", progress):
         step = sigmas[i] ** 2 - sigmas[i + 1] ** 2

@@ -36,6 +36,8 @@ class Laboratory(NamedTuple):
         return self.digits.name, joblib.hash((weights.numpy(), features)), self.max_samples
 
     def evaluate(self, images):
+        """Return the metrics of samples, clamped: those of a bad sampler may lie far outside."""
+        images = images.clamp(0, 1)
         return metrics.evaluate_samples(self.classifier, images, self.real_features)
 
     def floor(self, n):
@@ -62,7 +64,7 @@ def class_balanced(lab, n):
 
 def evaluate_conditional(lab, images, labels):
     """Return lab.evaluate(), and the share of images that are classified as asked."""
-    found = metrics.accuracy(lab.classifier, images, labels)
+    found = metrics.accuracy(lab.classifier, images.clamp(0, 1), labels)
     return {**lab.evaluate(images), "label_accuracy": found}
 
 

@@ -115,6 +115,7 @@ def energy_updates(recipe, digits, path, seed):
     epoch = len(images) // recipe.batch_size
     settings = {**recipe._asdict(), "seed": seed, "data": digits.name}
     options = {"warmup": recipe.warmup, "fall": recipe.fall}
+    chain = {**recipe.chain, "generator": generator, "check": False}  # the loss is looked at
     for update in runs.training_steps(recipe.updates, path, settings, history, state):
         peak = recipe.learning_rate * recipe.decay ** (update // epoch)
         set_learning_rate(optimizer, peak, update, recipe.updates, **options)
@@ -125,8 +126,7 @@ def energy_updates(recipe, digits, path, seed):
             x_minus = torch.cat([buffer.sample(share) for buffer, share in buffers.values()])
         else:
             x_minus = torch.rand(x_plus.shape, device=device, generator=generator)
-        steps = recipe.langevin_steps
-        x_minus = langevin_dynamics(model, x_minus, steps, **recipe.chain, generator=generator)
+        x_minus = langevin_dynamics(model, x_minus, recipe.langevin_steps, **chain)
         if buffers:
             parts = x_minus.split(shares)
             for (buffer, _), part in zip(buffers.values(), parts, strict=True):

@@ -1,5 +1,6 @@
 """Loading MNIST: good files, every kind of bad file, no files and no network; random batches."""
 
+import gzip
 import hashlib
 import os
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_pixels_are_the_bytes_of_the_file(digits, small_mnist):
 
 
 def test_images_read_are_clean(digits):
-    checks.check_images(digits.train_images, clean=True)
+    checks.check_clean_images(digits.train_images)
 
 
 def test_labels_read_are_digits(digits):
@@ -125,36 +126,36 @@ def offline(tmp_cwd, monkeypatch):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(torchvision.datasets.MNIST, "__init__", refuse)
-    return tmp_cwd
+    monkeypatch.delenv("MNIST_ROOT", raising=False)
 
 
 @pytest.mark.parametrize("words", ["NO MNIST", "UCI digits", "Name or service not known"])
 def test_without_files_and_network_it_says_so(words, offline, capsys):
-    helpers.load_mnist(offline)
+    helpers.load_mnist()
     assert words in capsys.readouterr().out
 
 
 def test_without_files_and_network_the_uci_digits_are_used(offline):
-    assert helpers.load_mnist(offline).name == "UCI digits"
+    assert helpers.load_mnist().name == "UCI digits"
 
 
 def test_training_images_of_the_uci_digits_are_1500(offline):
-    assert helpers.load_mnist(offline).train_images.shape == (1500, 1, 28, 28)
+    assert helpers.load_mnist().train_images.shape == (1500, 1, 28, 28)
 
 
 def test_uci_digits_are_clean_images(offline):
-    checks.check_images(helpers.load_mnist(offline).test_images, clean=True)
+    checks.check_clean_images(helpers.load_mnist().test_images)
 
 
 @pytest.mark.parametrize("preset", runs.PRESETS)
 def test_runs_on_other_data_do_not_draw_into_assets(preset, offline):
-    digits = helpers.load_mnist(offline)
+    digits = helpers.load_mnist()
     assert runs.open_run("EBM", preset, False, digits.name).figures != Path("assets")
 
 
 @pytest.mark.parametrize("preset", runs.PRESETS)
 def test_runs_on_other_data_do_not_make_assets(preset, offline):
-    runs.open_run("EBM", preset, False, helpers.load_mnist(offline).name)
+    runs.open_run("EBM", preset, False, helpers.load_mnist().name)
     assert not Path("assets").exists()
 
 
@@ -193,7 +194,7 @@ def test_minibatches_refuse_images_out_of_range(generator):
 
 def test_minibatches_refuse_another_number_of_labels(generator):
     images = torch.rand(4, 1, 28, 28, generator=generator)
-    with pytest.raises(ValueError, match="3 labels were given for 4 images"):
+    with pytest.raises(ValueError, match="as many as images, 4, not 3"):
         next(data.minibatches(images, torch.arange(3), 2, generator))
 
 
@@ -239,3 +240,108 @@ def test_pixel_std_is_that_of_real_mnist(mnist):
 def test_the_classifier_knows_real_mnist(mnist):
     classifier = metrics.load_classifier("cpu")
     assert metrics.accuracy(classifier, mnist.test_images, mnist.test_labels) > 0.994
+
+
+# ------------------------------------------------------------------------- other common forms
+
+
+def as_they_are(raw, root):
+    """Leave the files in MNIST/raw."""
+    return root
+
+
+def with_dots(raw, root):
+    """Name the files as other tools do: train-images.idx3-ubyte."""
+    for path in list(raw.iterdir()):
+        path.rename(raw / path.name.replace("-idx", ".idx"))
+    return root
+
+
+def as_archives(raw, root):
+    """Leave the four .gz archives alone."""
+    for path in list(raw.iterdir()):
+        (raw / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    return root
+
+
+def flat(raw, root):
+    """Put the files into the folder itself."""
+    for path in list(raw.iterdir()):
+        path.rename(root / path.name)
+    return root
+
+
+def raw_itself(raw, root):
+    """Name the raw folder."""
+    return raw
+
+
+FORMS = [as_they_are, with_dots, as_archives, flat, raw_itself]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_mnist_is_read_from_where_it_lies(form, small_mnist, monkeypatch):
+    monkeypatch.setattr(data, "download_mnist", lambda root: pytest.fail("downloaded"))
+    expected = helpers.load_mnist(small_mnist)
+    root = form(small_mnist / "MNIST" / "raw", small_mnist)
+    assert torch.equal(helpers.load_mnist(root).train_images, expected.train_images)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_a_damaged_file_is_found_in_every_form(form, small_mnist):
+    damage(small_mnist, "train-labels-idx1-ubyte", lambda contents: contents[:-1])
+    root = form(small_mnist / "MNIST" / "raw", small_mnist)
+    with pytest.raises(ValueError, match="it has .* bytes instead of"):
+        helpers.load_mnist(root)
+
+
+def test_a_broken_archive_is_named(small_mnist):
+    as_archives(small_mnist / "MNIST" / "raw", small_mnist)
+    damage(small_mnist, "train-labels-idx1-ubyte.gz", lambda contents: contents[:-9])
+    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte\.gz is damaged or not MNIST"):
+        helpers.load_mnist(small_mnist)
+
+
+@pytest.mark.parametrize("form", [with_dots, as_archives, flat], ids=lambda form: form.__name__)
+def test_a_missing_file_is_named_in_every_form(form, small_mnist):
+    (small_mnist / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
+    root = form(small_mnist / "MNIST" / "raw", small_mnist)
+    with pytest.raises(FileNotFoundError, match="lacks t10k-labels-idx1-ubyte: add them"):
+        helpers.load_mnist(root)
+
+
+@pytest.fixture
+def no_download(monkeypatch):
+    monkeypatch.setattr(data, "download_mnist", lambda root: "download failed: no network")
+
+
+def test_a_folder_that_was_named_and_has_no_mnist_is_an_error(tmp_path, no_download):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(FileNotFoundError) as caught:
+        helpers.load_mnist(tmp_path)
+    assert str(caught.value) == (
+        f"no MNIST in {tmp_path} (it holds photo.jpg; download failed: no network): put the four "
+        "files there, for example train-images-idx3-ubyte.gz, or name no folder"
+    )
+
+
+def test_an_empty_folder_that_was_named_is_said_to_be_empty(tmp_path, no_download):
+    with pytest.raises(FileNotFoundError, match="it is empty; download failed"):
+        helpers.load_mnist(tmp_path)
+
+
+def test_a_folder_that_does_not_exist_is_said_not_to(tmp_path, no_download):
+    with pytest.raises(FileNotFoundError, match="there is no such folder; download failed"):
+        helpers.load_mnist(tmp_path / "nowhere")
+
+
+def test_the_environment_names_a_folder_too(tmp_path, no_download, monkeypatch):
+    monkeypatch.setenv("MNIST_ROOT", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no MNIST in"):
+        helpers.load_mnist()
+
+
+def test_who_named_no_folder_gets_the_fallback(tmp_cwd, no_download, monkeypatch):
+    monkeypatch.delenv("MNIST_ROOT", raising=False)
+    assert helpers.load_mnist().name == "UCI digits"

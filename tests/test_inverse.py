@@ -106,12 +106,12 @@ def model():
 
 
 def test_posterior_sampling_refuses_a_sigma_at_the_last_level(model, noisy):
-    with pytest.raises(ValueError, match="above last"):
+    with pytest.raises(ValueError, match="sigma must be finite and greater than 0.01"):
         inverse.posterior_sampling(model, noisy, 0.01)
 
 
 def test_posterior_sampling_refuses_what_are_no_images(model, noisy):
-    with pytest.raises(ValueError, match="images must be"):
+    with pytest.raises(ValueError, match="noisy must have shape"):
         inverse.posterior_sampling(model, noisy[0], 0.5)
 
 

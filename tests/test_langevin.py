@@ -96,7 +96,7 @@ WRONG_IMAGES = [
 
 @pytest.mark.parametrize("wrong", WRONG_IMAGES)
 def test_chains_of_a_network_from_wrong_images_say_so(wrong):
-    with pytest.raises(ValueError, match="images must be"):
+    with pytest.raises(ValueError, match="images must"):
         helpers.langevin_dynamics(helpers.EnergyNetwork(8), wrong, 1)
 
 
@@ -225,3 +225,9 @@ def test_a_step_spreads_pixels_by_the_noise(one_step):
     moved, _ = one_step
     variance = moved.var(0).mean().item()
     assert abs(variance / NOISE**2 - 1) < 5 * (2 / moved.numel()) ** 0.5
+
+
+def test_a_chain_that_is_not_checked_may_diverge():
+    options = {"step_size": 1e3, "clip": None, "bounds": None, "check": False}
+    x = helpers.langevin_dynamics(gaussian_energy, torch.ones(2, 3), 500, **options)
+    assert not torch.isfinite(x).any()

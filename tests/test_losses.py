@@ -76,13 +76,13 @@ WRONG_IMAGES = [IMAGES[:, 0], IMAGES[..., :14, :14], IMAGES.half(), IMAGES.to(to
 
 @pytest.mark.parametrize("wrong", WRONG_IMAGES)
 def test_contrastive_divergence_refuses_wrong_samples(wrong):
-    with pytest.raises(ValueError, match="images must be"):
+    with pytest.raises(ValueError, match="must (be|have)"):
         helpers.contrastive_divergence_loss(helpers.EnergyNetwork(8), IMAGES, wrong)
 
 
 @pytest.mark.parametrize("wrong", WRONG_IMAGES)
 def test_contrastive_divergence_refuses_wrong_data(wrong):
-    with pytest.raises(ValueError, match="images must be"):
+    with pytest.raises(ValueError, match="must (be|have)"):
         helpers.contrastive_divergence_loss(helpers.EnergyNetwork(8), wrong, IMAGES)
 
 

@@ -52,7 +52,7 @@ def test_one_rate_is_that_of_every_slot():
 
 @pytest.mark.parametrize("redraw", [-0.1, 1.5, (0.01, 0.1), (0.1, 0.0)])
 def test_buffer_refuses_what_is_no_probability(redraw):
-    with pytest.raises(ValueError, match="redraw is a probability"):
+    with pytest.raises(ValueError, match="redraw must be a probability"):
         helpers.ReplayBuffer(4, redraw=redraw)
 
 
@@ -109,7 +109,7 @@ def test_committed_bytes_become_pixels_up_to_one(white):
 
 
 def test_more_chains_than_slots_are_refused(white):
-    with pytest.raises(ValueError, match="5 distinct chains from a buffer of 4"):
+    with pytest.raises(ValueError, match="batch_size must be at most 4, not 5"):
         white.sample(5)
 
 

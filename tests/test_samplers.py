@@ -223,12 +223,12 @@ def test_levels_that_ascend_are_refused(name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_labels_above_nine_are_refused(name):
     with pytest.raises(ValueError, match=r"0\.\.9"):
-        SAMPLERS[name](helpers.ScoreNetwork(width=8), torch.tensor([10]), [1.0, 0.1])
+        SAMPLERS[name](helpers.ScoreNetwork(width=8), torch.tensor([11]), [1.0, 0.1])
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_without_labels_the_number_must_be_said(name):
-    with pytest.raises(ValueError, match="say how many"):
+    with pytest.raises(ValueError, match="n must be given"):
         SAMPLERS[name](helpers.ScoreNetwork(width=8), None, [1.0, 0.1])
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dgm.checks import IMAGE_SHAPE, check_images
+from dgm.checks import IMAGE_SHAPE, check_clean_images
 from experiments import out_of_distribution
 
 
@@ -87,4 +87,4 @@ def test_there_are_as_many_images_unlike_digits_as_asked_for(others, name):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_images_unlike_digits_are_images_of_the_same_kind(others, name):
-    check_images(others[name], clean=True)
+    check_clean_images(others[name])
