@@ -25,26 +25,25 @@ def keep_freed_memory():
     return bool(mallopt(*no_mmap)) and bool(mallopt(*no_trim))
 
 
+def available(device):
+    """Return the device; raise ValueError where this machine has none of its kind."""
+    missing = device.type == "cuda" and not torch.cuda.is_available()
+    missing = missing or (device.type == "mps" and not torch.backends.mps.is_available())
+    if missing:
+        raise ValueError(f'there is no {device.type} on this machine: pass device="cpu"')
+    return device
+
+
 def pick_device(wanted=None):
     """Return the one device of a run: the one that is wanted, else cuda, then mps, then cpu.
 
     Raises ValueError where this machine has no such device.
     """
     if wanted is not None:
-        return check_device(wanted)
+        return available(torch.device(wanted))
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def check_device(device):
-    """Return a torch.device; raise ValueError where this machine has none of its kind."""
-    device = torch.device(device)
-    missing = device.type == "cuda" and not torch.cuda.is_available()
-    missing = missing or (device.type == "mps" and not torch.backends.mps.is_available())
-    if missing:
-        raise ValueError(f'there is no {device.type} on this machine: pass device="cpu"')
-    return device
 
 
 def seed_everything(seed, device="cpu"):

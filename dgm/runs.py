@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from dgm.device import check_device, hardware_name, peak_memory
+from dgm.device import hardware_name, peak_memory, pick_device
 
 PRESETS = ("smoke", "quick", "full")
 RESULTS_FORMAT = 2  # of result files: their keys are snake_case
@@ -371,7 +371,7 @@ def load_record(name, device, folder=None):
         names = sorted(p.stem for p in folder.glob("*.pt") if p.stem != "classifier")
         there = ", ".join(names) or "none"
         raise FileNotFoundError(f"there is no {path}: pass one of these names: {there}")
-    record = load_checkpoint(path, "pretrained", check_device(device))
+    record = load_checkpoint(path, "pretrained", pick_device(device))
     record["history"] = {k: v.float().cpu().numpy() for k, v in record["history"].items()}
     record["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     minutes = f"{record['minutes']:.0f} minutes on {record['hardware']}"
