@@ -210,7 +210,7 @@ def energy_gradient(model, x):
     """
     model = model.module if isinstance(model, AveragedModel) else model
     on_known_device = x.device.type in ("cpu", "cuda")
-    if type(model) is EnergyNetwork and on_known_device and fast_gradient.fits(model.layers):
+    if type(model) is EnergyNetwork and on_known_device and fast_gradient.fits(model):
         checks.check_images(x)
         dtype = chain_dtype(x.device) if len(x) >= fast_gradient.SMALL else torch.float32
         weights = fast_gradient.weights_of(model.layers, dtype)
@@ -250,15 +250,11 @@ class ReplayBuffer:
     """
 
     def __init__(self, size=10_000, redraw=0.05, chains=None, device="cpu", generator=None):
+        checks.check_generator(generator)
         if chains is None:
             checks.check_count(size, "size")
             chains = torch.rand(size, *IMAGE_SHAPE, device=device, generator=generator)
-        checks.check_tensor(chains, "chains")
-        if chains.dtype == torch.uint8:  # as committed checkpoints hold them
-            chains = chains.float() / 255
-        checks.check_images(chains, "chains")
-        checks.check_values(chains, "chains")
-        self.chains = chains.to(device, copy=True)
+        self.chains = checks.check_chains(chains).to(device, copy=True)
         self.redraw = self.redraw_rates(redraw, len(self.chains)).to(device)
         self.generator, self.slots = generator, None
 
@@ -296,7 +292,9 @@ class ReplayBuffer:
         return {"chains": self.chains}
 
     def load_state_dict(self, state):
-        self.chains.copy_(state["chains"])
+        chains = checks.check_chains(state["chains"])
+        checks.check_length(chains, len(self), "chains", "this buffer")
+        self.chains.copy_(chains)
 
 
 @torch.no_grad()
@@ -323,7 +321,7 @@ def langevin_dynamics(
     FloatingPointError if the chain diverges; `check=False` does not look, so that no GPU waits.
     """
     checks.check_floats(samples, "samples")
-    checks.check_langevin(steps, step_size, noise, clip, bounds)
+    checks.check_langevin(steps, step_size, noise, clip, bounds, generator)
     device = device_of(model) or samples.device
     x = samples.to(device, copy=True, memory_format=torch.contiguous_format)
     grad_energy, z = energy_gradient(model, x), torch.empty_like(x)
@@ -425,6 +423,9 @@ def training_sigmas(
     log-uniform over all that samplers visit: a level never trained on is a level not learned.
     """
     checks.check_count(n, "n")
+    checks.check_number(uniform_share, "uniform_share", low=0, high=1)
+    checks.check_number(spread, "spread", low=0)
+    checks.check_generator(generator)
     options = {"device": device, "generator": generator}
     log_normal = mean + spread * torch.randn(n, **options)
     low, high = math.log(span[0]), math.log(span[1])

@@ -10,6 +10,7 @@ import operator
 import reprlib
 from numbers import Real
 
+import numpy as np
 import torch
 
 IMAGE_SHAPE = (1, 28, 28)
@@ -36,6 +37,34 @@ def check_floats(x, name):
         raise ValueError(f"{name} must be floating point, not {x.dtype}: call .float()")
     if x.dim() == 0:
         raise ValueError(f"{name} must have shape [B, ...], not []: add a dimension with [None]")
+
+
+def check_chains(chains, name="chains"):
+    """Return chains as float32 [B, 1, 28, 28] on the scale [0, 1], bytes divided by 255.
+
+    Raises TypeError or ValueError for anything else.
+    """
+    check_tensor(chains, name)
+    if chains.dtype == torch.uint8:  # as committed checkpoints hold them
+        chains = chains.float() / 255
+    check_images(chains, name)
+    check_values(chains, name)
+    return chains.detach()
+
+
+def check_generator(generator):
+    """Raise TypeError unless generator is a torch.Generator or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        kind = type(generator).__name__
+        raise TypeError(
+            f"generator must be a torch.Generator, not {kind}: pass seed_everything(0), or None"
+        )
+
+
+def check_flag(value, name):
+    """Raise TypeError unless value is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}: pass one of them")
 
 
 def check_device(x, device, name):
@@ -117,7 +146,7 @@ def check_at_least(x, count, name):
 def check_length(x, count, name, of):
     """Raise ValueError unless x has as many rows as something else, `count` of `of`."""
     if len(x) != count:
-        raise ValueError(f"{name} must be as many as {of} gave, {count}, not {len(x)}: pass all")
+        raise ValueError(f"{name} must be as many as {of} has, {count}, not {len(x)}: pass all")
 
 
 def check_mask(known, images):
@@ -186,7 +215,7 @@ def check_count(value, name, low=1, high=None):
         raise ValueError(f"{name} must be at most {high}, not {value}: pass a smaller number")
 
 
-def check_langevin(steps, step_size, noise, clip, bounds):
+def check_langevin(steps, step_size, noise, clip, bounds, generator):
     """Raise TypeError or ValueError for settings that Langevin dynamics cannot use."""
     check_count(steps, "steps", low=0)
     check_number(step_size, "step_size", low=0)
@@ -194,6 +223,7 @@ def check_langevin(steps, step_size, noise, clip, bounds):
     if clip is not None:
         check_number(clip, "clip", above=0)
     check_bounds(bounds)
+    check_generator(generator)
 
 
 def check_bounds(bounds):
@@ -247,6 +277,8 @@ def check_snapshots(snapshots, steps):
 
 def as_numbers(values, name, cure, **options):
     """Return values as a tensor; raise TypeError where something in them is no number."""
+    if isinstance(values, np.ndarray):
+        values = np.ascontiguousarray(values)  # torch takes no reversed arrays
     try:
         return torch.as_tensor(values, **options)
     except (TypeError, ValueError, RuntimeError, OverflowError):

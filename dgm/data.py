@@ -4,13 +4,14 @@ import gzip
 import hashlib
 import os
 import socket
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from dgm.checks import IMAGE_SHAPE, check_clean_images, check_count, check_labels
+from dgm.checks import IMAGE_SHAPE, check_clean_images, check_count, check_generator, check_labels
 
 IMAGES, LABELS = 2051, 2049  # the first four bytes of an image file and of a label file
 MNIST_FILES = {  # name: (bytes, first four bytes as a number, SHA-256)
@@ -56,15 +57,18 @@ def read_mnist(root=None, device="cpu", download=True):
     that was named.
     """
     named = root or os.environ.get("MNIST_ROOT")
-    root = Path(named or "data")
-    found = find_files(root)
+    root = Path(os.path.expandvars(named or "data")).expanduser()
+    found, there = find_files(root), contents(root)
     reason = "no files were found and downloading was not asked for"
     if not found and download:
         reason = download_mnist(root)
         found = find_files(root)
     missing = [name for name in MNIST_FILES if name not in found]
     if not found and named and download:
-        raise FileNotFoundError(nothing_usable(root, reason))
+        raise FileNotFoundError(
+            f"no MNIST in {root} ({there}; {reason}): put the four files there, "
+            "for example train-images-idx3-ubyte.gz, or name no folder"
+        )
     if not found:
         print(
             f"!!! NO MNIST in {root / 'MNIST' / 'raw'} ({reason}).\n"
@@ -100,16 +104,12 @@ def find_files(root):
     return {}
 
 
-def nothing_usable(root, reason):
-    """Return a message that says what was found in a folder that was named, but has no MNIST."""
-    there = sorted(path.name for path in root.iterdir()) if root.is_dir() else None
-    found = "there is no such folder"
-    if there is not None:
-        found = f"it holds {', '.join(there[:5])}" if there else "it is empty"
-    return (
-        f"no MNIST in {root} ({found}; {reason}): put the four files there, "
-        "for example train-images-idx3-ubyte.gz, or name no folder"
-    )
+def contents(folder):
+    """Say what a folder holds."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    names = sorted(path.name for path in folder.iterdir())
+    return f"it holds {', '.join(names[:5])}" if names else "it is empty"
 
 
 def download_mnist(root):
@@ -139,8 +139,8 @@ def read_idx(path, name):
     if path.suffix == ".gz":
         try:
             data = gzip.decompress(data)
-        except (OSError, EOFError):
-            data = b""
+        except (OSError, EOFError, zlib.error):
+            data = b""  # told below
     found = int.from_bytes(data[:4], "big")
     if found != magic:
         kind = {IMAGES: "an image file", LABELS: "a label file"}
@@ -181,6 +181,7 @@ def minibatches(images, labels, batch_size, generator=None):
     check_clean_images(images)
     check_labels(labels, len(images), hidden=False)
     check_count(batch_size, "batch_size")
+    check_generator(generator)
     while True:
         index = torch.randint(len(images), (batch_size,), device=images.device, generator=generator)
         yield images[index], labels[index]

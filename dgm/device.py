@@ -26,12 +26,14 @@ def keep_freed_memory():
 
 
 def available(device):
-    """Return the device; raise ValueError where this machine has none of its kind."""
-    missing = device.type == "cuda" and not torch.cuda.is_available()
-    missing = missing or (device.type == "mps" and not torch.backends.mps.is_available())
-    if missing:
-        raise ValueError(f'there is no {device.type} on this machine: pass device="cpu"')
-    return device
+    """Return a torch.device; raise ValueError where this machine has no such device."""
+    try:
+        found = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError):  # no such name, chip or driver
+        raise ValueError(
+            f'device must be on this machine, not {device}: pass device="cpu"'
+        ) from None
+    return torch.device("cpu") if found.type == "cpu" else torch.device(device)
 
 
 def pick_device(wanted=None):
@@ -40,7 +42,7 @@ def pick_device(wanted=None):
     Raises ValueError where this machine has no such device.
     """
     if wanted is not None:
-        return available(torch.device(wanted))
+        return available(wanted)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

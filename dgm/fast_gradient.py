@@ -25,11 +25,21 @@ def settings_of(convolution):
     return (c.kernel_size, c.stride, c.padding, c.dilation, c.groups, c.padding_mode)
 
 
-def fits(layers):
-    """Return whether `layers` are those that `input_gradient` is written for.
+def fits(model):
+    """Return whether a network is the one that `input_gradient` is written for.
 
-    An edited EnergyNetwork goes through autograd.
+    An EnergyNetwork that was edited or has hooks goes through autograd.
     """
+    return not any(map(is_hooked, model.modules())) and layers_fit(model.layers)
+
+
+def is_hooked(module):
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return bool(hooks) or "forward" in vars(module)
+
+
+def layers_fit(layers):
+    """Return whether these are the layers of an EnergyNetwork as it was written."""
     if [type(layer) for layer in layers] != LAYOUT or layers[0].in_channels != 1:
         return False
     first = ((5, 5), (2, 2), (4, 4), (1, 1), 1, "zeros")

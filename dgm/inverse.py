@@ -10,6 +10,7 @@ from dgm.checks import (
     check_count,
     check_finite,
     check_floats,
+    check_generator,
     check_images,
     check_labels,
     check_mask,
@@ -46,6 +47,7 @@ def posterior_sampling(
     """
     check_takes(model, "x, sigma, labels")
     check_images(noisy, "noisy")
+    check_generator(generator)
     check_number(last, "last", above=0)
     check_number(sigma, "sigma", above=last)  # where the chain ends
     check_count(levels, "levels", low=2)
@@ -98,6 +100,7 @@ def inpaint(
     """
     check_floats(images, "images")
     check_mask(known, images)
+    check_generator(generator)
     check_number(spread, "spread", above=0)
     sigmas = check_sigmas(sigmas)
     images = torch.where(known, images, 0)  # a missing pixel may be anything, NaN too
@@ -137,6 +140,7 @@ def inpaint_by_replacement(
     """
     check_floats(images, "images")
     check_mask(known, images)
+    check_generator(generator)
     check_count(steps, "steps")
     sigmas = check_sigmas(sigmas)
     start = float(sigmas[0]) * noise_like(images, generator)

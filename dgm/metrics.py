@@ -1,5 +1,7 @@
 """Evaluation metrics for generated digits, and the classifier whose features they use."""
 
+from pathlib import Path
+
 import numpy as np
 import scipy.linalg
 import torch
@@ -63,7 +65,7 @@ def load_classifier(device=None, folder=None):
     that is damaged or does not fit.
     """
     device = pick_device(device)
-    path = (folder or runs.CHECKPOINTS) / "classifier.pt"
+    path = Path(folder or runs.CHECKPOINTS) / "classifier.pt"
     if not path.exists():
         raise FileNotFoundError(
             f"there is no {path}, the classifier that evaluates samples: put the repository's "
@@ -86,6 +88,8 @@ def classifier_outputs(classifier, images, batch_size=500):
     Raises TypeError or ValueError unless images are float32 [N, 1, 28, 28], finite and plainly on
     the scale [0, 1].
     """
+    if classifier.training:
+        raise ValueError("classifier must be in evaluation mode: call classifier.eval()")
     check_images(images, device=classifier.head.weight.device)
     check_values(images)
     features = torch.cat([classifier.features(x.clamp(0, 1)) for x in images.split(batch_size)])
@@ -105,6 +109,8 @@ def accuracy(classifier, images, labels):
 
 def numbers_of(values, name):
     """Return values as a float64 array; raise TypeError where they are no numbers on the CPU."""
+    if torch.is_tensor(values):
+        values = values.detach().cpu().double()
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError):

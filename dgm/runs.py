@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from dgm.device import hardware_name, peak_memory, pick_device
+from dgm.checks import check_chains, check_flag
+from dgm.device import hardware_name, peak_memory
 
 PRESETS = ("smoke", "quick", "full")
 RESULTS_FORMAT = 2  # of result files: their keys are snake_case
@@ -63,7 +65,9 @@ def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu", 
     that writes to assets/, as a `full` training on MNIST does; any other run writes below runs/.
     Raises ValueError for an unknown preset, OSError for a folder.
     """
+    check_flag(pretrained, "pretrained")
     republish = os.environ.get("PUBLISH") == "1" if publish is None else publish
+    check_flag(republish, "publish")
     pretrained = pretrained or republish
     if preset not in ("auto", *PRESETS):
         raise ValueError(
@@ -115,8 +119,11 @@ def whole_file(path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    yield temporary
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save_atomically(contents, path):
@@ -130,7 +137,7 @@ def write_json(contents, path):
 
     Raises ValueError for NaN or infinity.
     """
-    text = json.dumps(contents, indent=1, allow_nan=False) + "\n"
+    text = json.dumps(contents, indent=1, allow_nan=False, default=as_plain) + "\n"
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -143,6 +150,8 @@ def load_checkpoint(path, kind, device="cpu"):
     restore_it = "Restore it, from git if it was committed."
     cure = "Delete it to start afresh." if kind == "run" else restore_it
     try:
+        if zipfile.ZipFile(path).testzip():
+            raise ValueError("a checksum is wrong")
         contents = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no checkpoint {path}") from None
@@ -191,7 +200,8 @@ def training_steps(
     infinity, keeping the last good checkpoint, and ValueError if `path` holds a run with other
     settings or from another seed.
     """
-    settings, done, seconds = {**settings, **seeds_of(state)}, 0, 0.0
+    settings = {**{key: as_plain(value) for key, value in settings.items()}, **seeds_of(state)}
+    done, seconds = 0, 0.0
     if Path(path).exists():
         done, seconds = restore(path, settings, history, state)
         rest = ": nothing left to train." if done >= total else "."
@@ -221,6 +231,21 @@ def training_steps(
                     f"Stopped at update {done:,} of {total:,}, all kept: "
                     f"run again to go on from {path}"
                 )
+
+
+def as_plain(value):
+    """Return a NumPy number as Python's, a path as text, any other plain value as it is.
+
+    Raises TypeError for what a checkpoint or a result file cannot hold.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str, list, tuple, dict)):
+        return value
+    kind = type(value).__name__
+    raise TypeError(f"settings and results must be numbers or text, not {kind}: convert it")
 
 
 def seeds_of(state):
@@ -326,7 +351,7 @@ def restore(path, settings, history, state):
 
 def as_bytes(chains, n=1000):
     """Return at most n chains [n, 1, 28, 28], evenly spread over all slots, as uint8."""
-    last = len(chains) - 1
+    chains, last = check_chains(chains), len(chains) - 1
     slots = torch.linspace(0, last, min(n, len(chains)), device=chains.device).long()
     return (chains[slots].clamp(0, 1) * 255).round().byte().cpu()
 
@@ -371,7 +396,7 @@ def load_record(name, device, folder=None):
         names = sorted(p.stem for p in folder.glob("*.pt") if p.stem != "classifier")
         there = ", ".join(names) or "none"
         raise FileNotFoundError(f"there is no {path}: pass one of these names: {there}")
-    record = load_checkpoint(path, "pretrained", pick_device(device))
+    record = load_checkpoint(path, "pretrained", device)
     record["history"] = {k: v.float().cpu().numpy() for k, v in record["history"].items()}
     record["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     minutes = f"{record['minutes']:.0f} minutes on {record['hardware']}"

@@ -25,6 +25,7 @@ from dgm.checks import (
     check_count,
     check_finite,
     check_floats,
+    check_generator,
     check_labels,
     check_number,
     check_score,
@@ -107,6 +108,7 @@ def begin_sampling(model, labels, sigmas, n, start, guidance, generator):
     """
     check_takes(model, "x, sigma, labels")
     check_number(guidance, "guidance")
+    check_generator(generator)
     if n is not None:
         check_count(n, "n")
     if start is not None:

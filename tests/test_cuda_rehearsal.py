@@ -501,10 +501,9 @@ def test_a_record_is_read_to_the_device_that_was_asked_for(monkeypatch):
         record = {"kind": "pretrained", "history": {}, "minutes": 1.0}
         return {**record, "preset": "full", "hardware": "none"}
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "load", read)
-    runs.load_record("EBM", "cuda")
-    assert asked == [torch.device("cuda")]
+    runs.load_record("EBM", CUDA)
+    assert asked == [CUDA]
 
 
 def test_chains_on_the_gpu_are_kept_as_bytes_on_the_cpu(gpu):

@@ -86,11 +86,11 @@ def test_an_edited_network_goes_through_autograd(edit, generator, plain_gradient
 
 @pytest.mark.parametrize("edit", ["activation", "stride", "one more layer", "no bias", "colour"])
 def test_edited_layers_do_not_fit(edit):
-    assert not fast_gradient.fits(edited(edit).layers)
+    assert not fast_gradient.layers_fit(edited(edit).layers)
 
 
 def test_layers_as_they_come_fit():
-    assert fast_gradient.fits(edited(None).layers)
+    assert fast_gradient.layers_fit(edited(None).layers)
 
 
 # ------------------------------------------------------------------------- without a compiler

@@ -300,7 +300,7 @@ case(
     "length",
     lambda: write(x),
     ValueError,
-    "samples must be as many as the last sample() gave, 2, not 4: pass all",
+    "samples must be as many as the last sample() has, 2, not 4: pass all",
 )
 case(
     "ReplayBuffer.write_back",
@@ -314,7 +314,7 @@ case(
     "before sample",
     lambda: helpers.ReplayBuffer(4).write_back(x),
     ValueError,
-    "samples must be as many as the last sample() gave, 0, not 4: pass all",
+    "samples must be as many as the last sample() has, 0, not 4: pass all",
 )
 L = helpers.langevin_dynamics
 case(
@@ -1071,14 +1071,14 @@ case(
     "device",
     lambda: helpers.load_pretrained("EBM", "cuda"),
     ValueError,
-    'there is no cuda on this machine: pass device="cpu"',
+    'device must be on this machine, not cuda: pass device="cpu"',
 )
 case(
     "load_classifier",
     "device",
     lambda: metrics.load_classifier("cuda"),
     ValueError,
-    'there is no cuda on this machine: pass device="cpu"',
+    'device must be on this machine, not cuda: pass device="cpu"',
 )
 case(
     "minibatches",
