@@ -24,6 +24,7 @@ from dgm.checks import (
     check_labels,
 )
 from dgm.device import chain_dtype, fast_math, pick_device
+from dgm.progress import progress_bar
 from dgm.samplers import (
     GUIDANCE,
     annealed_step,
@@ -31,7 +32,6 @@ from dgm.samplers import (
     device_of,
     frozen,
     noise_like,
-    progress_bar,
     recording,
 )
 

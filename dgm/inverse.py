@@ -13,6 +13,7 @@ from dgm.checks import (
     check_mask,
     check_sigmas,
 )
+from dgm.progress import progress_bar
 from dgm.samplers import (
     GUIDANCE,
     annealed_step,
@@ -21,7 +22,6 @@ from dgm.samplers import (
     frozen,
     geometric_sigmas,
     noise_like,
-    progress_bar,
 )
 
 

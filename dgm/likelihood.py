@@ -6,7 +6,8 @@ import math
 import torch
 
 from dgm.checks import PIXEL_MEAN, PIXEL_STD, check_finite
-from dgm.samplers import begin_sampling, geometric_sigmas, progress_bar
+from dgm.progress import progress_bar
+from dgm.samplers import begin_sampling, geometric_sigmas
 
 
 def flow_and_divergence(score, x, sigma, labels, signs):
