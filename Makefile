@@ -1,5 +1,5 @@
 # make run    train the three notebooks from scratch and look at the digits (about 20 minutes on two cores)
-# make demo   the same with the committed weights, no training (about 3 minutes on two cores)
+# make demo   the same with the committed weights, no training (about 90 seconds on two idle cores)
 # make test   the tests
 # make report the two reports as PDF, from their sources in report/ and the results in assets/
 # Each sets up .venv first. PRESET=smoke|quick|full chooses another size; MNIST_ROOT=folder another place for the data.
@@ -11,7 +11,7 @@ NOTEBOOKS = EBM EBM-BestPractice score-based-model
 EXTRAS = extras/what-else-a-score-can-do
 ALL = $(NOTEBOOKS:%=%.ipynb) $(EXTRAS:%=%.ipynb)
 EXPERIMENTS = $(BIN)/python -m experiments
-EXECUTE = $(BIN)/papermill --no-progress-bar --log-output
+RUNNER = $(BIN)/python -m dgm.runner --preset $(PRESET)
 
 .PHONY: setup run demo publish evaluate stability ablation break-away tutorial bench bench-quality tables report test clean
 
@@ -23,20 +23,10 @@ setup: .venv/installed
 	touch $@
 
 run: setup
-	mkdir -p runs/notebooks
-	@for name in $(NOTEBOOKS); do \
-		PYTHONUNBUFFERED=1 $(EXECUTE) -p preset $(PRESET) $$name.ipynb runs/notebooks/unfinished.ipynb || exit 1; \
-		mv runs/notebooks/unfinished.ipynb runs/notebooks/$$name.ipynb; done
-	@! grep -lq "NO MNIST" $(NOTEBOOKS:%=runs/notebooks/%.ipynb) || echo "These are the UCI digits, not MNIST: the first output of each notebook says why."
-	@echo "Done. Open the executed notebooks in runs/notebooks/, or look at the figures named above."
+	@$(RUNNER) $(NOTEBOOKS:%=%.ipynb)
 
 demo: setup
-	mkdir -p runs/notebooks
-	@for name in $(NOTEBOOKS); do \
-		$(EXECUTE) -p preset $(PRESET) -p pretrained True $$name.ipynb runs/notebooks/unfinished.ipynb || exit 1; \
-		mv runs/notebooks/unfinished.ipynb runs/notebooks/$$name-demo.ipynb; done
-	@! grep -lq "NO MNIST" $(NOTEBOOKS:%=runs/notebooks/%-demo.ipynb) || echo "These are the UCI digits, not MNIST: the first output of each notebook says why."
-	@echo "Done. Open the executed notebooks, runs/notebooks/*-demo.ipynb, or look at the figures named above."
+	@$(RUNNER) --pretrained $(NOTEBOOKS:%=%.ipynb)
 
 # Re-executes the committed notebooks in place with the committed weights and rewrites assets/, all figures too.
 publish: setup

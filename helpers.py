@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dgm import checks, data, fast_gradient, runs
 from dgm.checks import IMAGE_SHAPE, NO_LABEL, PIXEL_MEAN, PIXEL_STD
 from dgm.device import chain_dtype, fast_math, pick_device
+from dgm.progress import progress_bar
 from dgm.samplers import (
     GUIDANCE,
     annealed_step,
@@ -23,7 +24,6 @@ from dgm.samplers import (
     device_of,
     frozen,
     noise_like,
-    progress_bar,
     recording,
 )
 

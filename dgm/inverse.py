@@ -19,6 +19,7 @@ from dgm.checks import (
     check_sigmas,
     check_takes,
 )
+from dgm.progress import progress_bar
 from dgm.samplers import (
     GUIDANCE,
     annealed_step,
@@ -28,7 +29,6 @@ from dgm.samplers import (
     frozen,
     geometric_sigmas,
     noise_like,
-    progress_bar,
 )
 
 

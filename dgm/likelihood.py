@@ -14,7 +14,8 @@ from dgm.checks import (
     check_floats,
     check_number,
 )
-from dgm.samplers import begin_sampling, geometric_sigmas, progress_bar
+from dgm.progress import progress_bar
+from dgm.samplers import begin_sampling, geometric_sigmas
 
 
 def flow_and_divergence(score, x, sigma, labels, signs):

@@ -22,6 +22,8 @@ from dgm.checks import (
 )
 from dgm.device import pick_device
 
+MIN_SAMPLES = 500  # with fewer, a Fréchet distance is mostly the error of estimating it
+
 # -------------------------------------------------------------------------------- classifier
 
 
@@ -188,9 +190,10 @@ def precision_recall(real, generated, k=3):
 def evaluate_samples(classifier, images, real_features):
     """Return the metrics of generated digits as a dictionary.
 
-    Fréchet distance to `real_features` [N, 128], precision and recall against the first of
-    these, the share of confident samples (classifier probability > 0.9), and the shares of the
-    rarest and the commonest digit. Quote n and the floor (real images, same n) beside them.
+    Their number n, the Fréchet distance to `real_features` [N, 128], precision and recall against
+    the first of these, the share of confident samples (classifier probability > 0.9), and the
+    shares of the rarest and the commonest digit. Quote n and the floor (real images, same n)
+    beside them.
     """
     check_tensor(images, "images")
     check_at_least(images, 4, "the number of images")
@@ -200,6 +203,7 @@ def evaluate_samples(classifier, images, real_features):
     shares = torch.bincount(probabilities.argmax(1), minlength=10).double() / len(images)
     precision, recall = precision_recall(real_features[: len(features)], features)
     return {
+        "n": len(images),
         "frechet_distance": frechet_distance(features, real_features),
         "precision": precision,
         "recall": recall,
@@ -210,9 +214,10 @@ def evaluate_samples(classifier, images, real_features):
 
 
 def summary_line(metrics):
-    """Return what `evaluate_samples` found as one line of text."""
+    """Return what `evaluate_samples` found as one line, without the distance of few samples."""
+    distance = f"Fréchet distance {metrics['frechet_distance']:7.1f}, "
     return (
-        f"Fréchet distance {metrics['frechet_distance']:7.1f}, "
+        f"{distance if metrics['n'] >= MIN_SAMPLES else ''}"
         f"precision {metrics['precision']:.2f}, recall {metrics['recall']:.2f}, "
         f"{metrics['share_confident']:4.0%} confident, "
         f"digits from {metrics['rarest_digit']:.1%} to {metrics['commonest_digit']:.1%} each"

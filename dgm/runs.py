@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from dgm.checks import check_chains, check_flag
 from dgm.device import hardware_name, peak_memory
+from dgm.progress import open_bar, report
 
 PRESETS = ("smoke", "quick", "full")
 RESULTS_FORMAT = 2  # of result files: their keys are snake_case
@@ -85,6 +85,8 @@ def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu", 
     weights = "weights from checkpoints/" if pretrained else training
     places = f"{weights}; figures go to {run.figures}/. {hardware_name()}."
     print(f"{name}: preset {preset}, {data}, {places}")
+    what = {"preset": preset, "data": data, "weights": weights}
+    report(run={**what, "figures": str(run.figures.absolute())})
     return run
 
 
@@ -205,11 +207,13 @@ def training_steps(
     if Path(path).exists():
         done, seconds = restore(path, settings, history, state)
         rest = ": nothing left to train." if done >= total else "."
-        print(f"Resumed {path} at update {done:,} of {total:,}{rest}")
+        note = f"Resumed {path} at update {done:,} of {total:,}{rest}"
+        print(note)
+        report(note=note)
     checked, last_save = done, time.perf_counter()
     clock = last_save - seconds
-    options = {"total": total, "initial": done, "desc": "Training", "leave": False}
-    with deferred_interrupt() as interrupted, tqdm(**options, disable=not lines) as bar:
+    options = {"total": total, "initial": done, "desc": "Training"}
+    with deferred_interrupt() as interrupted, open_bar(**options, disable=not lines) as bar:
         for update in range(done, total):
             yield update
             done = update + 1

@@ -9,7 +9,6 @@ sigmas, and FloatingPointError if a sample diverges.
 
 import copy
 import math
-import os
 from contextlib import contextmanager
 
 import torch
@@ -17,7 +16,6 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm.auto import tqdm
 
 from dgm.checks import (
     IMAGE_SHAPE,
@@ -33,6 +31,7 @@ from dgm.checks import (
     check_snapshots,
     check_takes,
 )
+from dgm.progress import progress_bar
 
 GUIDANCE = 1.4  # the samplers' default weight
 
@@ -67,12 +66,6 @@ def recording(snapshots, steps):
             frames.append(x.detach().clone())
 
     yield frames, keep
-
-
-def progress_bar(steps, description, progress):
-    """Return `steps`, with a bar where `progress` asks for it and TQDM_DISABLE is not set."""
-    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
-    return steps if hidden else tqdm(steps, desc=description, leave=False)
 
 
 def noise_like(x, generator):

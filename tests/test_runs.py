@@ -126,6 +126,30 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(stopped_twice, wh
     assert equal(whole, train(stopped_twice))
 
 
+@pytest.fixture
+def reports(monkeypatch):
+    """What is reported to dgm.runner."""
+    found = []
+    monkeypatch.setattr(runs, "report", lambda **message: found.append(message))
+    return found
+
+
+def test_a_resumed_run_says_so_to_the_runner(finished, reports):
+    train(finished)
+    assert reports == [{"note": f"Resumed {finished} at update 8 of 8: nothing left to train."}]
+
+
+@pytest.mark.parametrize("key, value", [("preset", "smoke"), ("data", "MNIST")])
+def test_an_opened_run_tells_the_runner_what_it_is(key, value, tmp_cwd, reports):
+    runs.open_run("EBM", "smoke")
+    assert reports[0]["run"][key] == value
+
+
+def test_an_opened_run_tells_the_runner_where_its_figures_go(tmp_cwd, reports):
+    run = runs.open_run("EBM", "smoke")
+    assert Path(reports[0]["run"]["figures"]) == tmp_cwd / run.figures
+
+
 def test_a_resumed_run_says_so(stopped_twice, capsys):
     train(stopped_twice)
     assert "Resumed" in capsys.readouterr().out

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-import papermill
 import pytest
 import torch
 from PIL import Image
 
-from dgm import data, runs
+from dgm import data, runner, runs
 from experiments import tables, training
 from tools import shrink_notebooks
 
@@ -125,12 +124,11 @@ def executed(workshop):
         if (name, pretrained) not in done:
             output = workshop / f"executed-{pretrained}-{name}.ipynb"
             parameters = {"preset": "smoke", "pretrained": pretrained}
-            options = {"cwd": paths[name].parent, "progress_bar": False, "kernel_name": "python3"}
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("MNIST_ROOT", str(workshop / "no-mnist-here"))
                 patch.delenv("PUBLISH", raising=False)
                 patch.delenv("PYTHONPATH", raising=False)
-                papermill.execute_notebook(paths[name], output, parameters, **options)
+                runner.execute(paths[name], output, parameters)
             done[name, pretrained] = output
         return done[name, pretrained]
 

@@ -1,0 +1,255 @@
+"""Executes notebooks and tells what happens: `python -m dgm.runner NOTEBOOK ... --preset quick`.
+
+In a terminal with the section under way, a live bar and the time left; elsewhere, and with
+CI=true, in plain lines. The last thing said is one table of what the notebooks measured.
+"""
+
+import argparse
+import ast
+import asyncio
+import json
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from rich.console import Console
+
+from dgm.progress import MIME, RUNNER
+from dgm.terminal import Finished, Story, print_failure, print_table
+
+LAST_LINES = 8  # of a traceback
+FAILED, STOPPED = 1, 130  # exit statuses: an error, Ctrl-C
+GO_ON = "run the same command again. Training goes on from where it was last saved."
+ADVICE = {
+    "ModuleNotFoundError": "pip install -r requirements.txt, then " + GO_ON,
+    "MemoryError": "free some memory or choose preset smoke, then " + GO_ON,
+    "DeadKernelError": "most often memory ran out. Free some or choose preset smoke, then " + GO_ON,
+}
+
+
+# ------------------------------------------------------------------------------- the notebook
+
+
+def inject(notebook, parameters):
+    """Add a cell that sets the parameters behind the one tagged `parameters`, else in front."""
+    if not parameters:
+        return
+    lines = ["# Parameters", *(f"{name} = {value!r}" for name, value in parameters.items())]
+    cell = nbformat.v4.new_code_cell("\n".join(lines), metadata={"tags": ["injected-parameters"]})
+    tagged = [i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", [])]
+    notebook.cells.insert(tagged[0] + 1 if tagged else 0, cell)
+
+
+def headings(cell):
+    """Return the headings (level, text) of a markdown cell, without marks of emphasis or code."""
+    if cell.cell_type != "markdown":
+        return []
+    text = re.sub(r"^```.*?^```", "", cell.source, flags=re.M | re.S)
+    found = re.findall(r"^(#+) +(.+?) *#*$", text, re.M)
+    return [(len(marks), re.sub(r"[*`]", "", words)) for marks, words in found]
+
+
+def title_of(notebook):
+    """Return the notebook's first heading, "" where there is none."""
+    return next((text for cell in notebook.cells for _, text in headings(cell)), "")
+
+
+def sections_of(notebook):
+    """Return for each cell the heading it stands under; "Set-up" below the title itself."""
+    names, current = [], "Set-up"
+    for cell in notebook.cells:
+        found = [text for level, text in headings(cell) if level > 1]
+        current = found[-1] if found else current
+        names.append(current)
+    return names
+
+
+# ---------------------------------------------------------------------------------- execution
+
+
+class Failure(Exception):
+    """A notebook that did not reach its end: in which section, what was said, what to do."""
+
+    def __init__(self, section, said, advice, interrupted=False):
+        super().__init__(section, said, advice)
+        self.section, self.said, self.advice = section, said, advice
+        self.interrupted = interrupted
+
+
+class Client(NotebookClient):
+    """Executes cells; what the notebook reports goes to the story, not into the outputs."""
+
+    story = None
+
+    def process_message(self, msg, cell, cell_index):
+        report = msg["content"].get("data", {}).get(MIME)
+        if report is None or msg["msg_type"] != "display_data":
+            return super().process_message(msg, cell, cell_index)
+        return self.story.tell(report)
+
+
+class Execution:
+    """A notebook executed in a thread of its own, so that the main one can hear Ctrl-C."""
+
+    def __init__(self, notebook, folder, story):
+        self.notebook, self.story, self.section = notebook, story, "Set-up"
+        self.error, self.interrupts, self.ended = None, 0, threading.Event()
+        self.loop = asyncio.SelectorEventLoop()  # the kind that Jupyter's sockets need on Windows
+        options = {"timeout": None, "kernel_name": "python3", "record_timing": False}
+        resources = {"metadata": {"path": str(folder)}}
+        self.client = Client(notebook, resources=resources, **options)
+        self.client.story = story
+
+    def run(self):
+        """Execute all cells. Raises Failure if a cell fails, the kernel dies or on Ctrl-C."""
+        threading.Thread(target=self.work).start()
+        while not self.ended.is_set():
+            try:
+                while not self.ended.wait(0.2):  # Windows could not interrupt one long wait
+                    pass
+            except KeyboardInterrupt:
+                self.interrupt()
+        if self.error is not None:
+            raise self.error
+
+    def work(self):
+        """Execute all cells, keeping what went wrong for the other thread."""
+        with tempfile.TemporaryFile() as log:
+            try:
+                self.loop.run_until_complete(self.execute_cells(log))
+            except Exception as error:
+                log.seek(0)
+                self.error = self.failure(error, log.read().decode(errors="replace"))
+            finally:
+                self.loop.close()
+                self.ended.set()
+
+    async def execute_cells(self, log):
+        """Execute cell by cell; what the kernel itself says goes to the file `log`."""
+        options = {"env": {**os.environ, RUNNER: "1"}, "stdout": log, "stderr": log}
+        async with self.client.async_setup_kernel(**options):
+            for index, section in enumerate(sections_of(self.notebook)):
+                cell = self.notebook.cells[index]
+                if cell.cell_type == "code":
+                    self.section = section
+                    self.story.enter(section)
+                    await self.client.async_execute_cell(cell, index)
+                if self.interrupts:
+                    raise InterruptedError
+        self.client.set_widgets_metadata()
+
+    def interrupt(self):
+        """Pass the first Ctrl-C on to the kernel, which saves its training; the second ends it."""
+        self.interrupts += 1
+        if self.interrupts == 1:
+            self.story.say("  Stopping (once more Ctrl-C: without saving) ...")
+        manager = self.client.km
+        if manager is not None and manager.has_kernel:
+            end = self.interrupts > 1
+            work = manager.shutdown_kernel(now=True) if end else manager.interrupt_kernel()
+            asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def failure(self, error, log):
+        """Return the Failure that tells of an exception; `log` is what the kernel itself said."""
+        kind, said = type(error).__name__, f"{log}\n{error}"
+        if isinstance(error, CellExecutionError):
+            kind, said = error.ename, error.traceback
+        if self.interrupts:
+            said = error.evalue if kind == "KeyboardInterrupt" else ""
+            return Failure(self.section, said, GO_ON, interrupted=True)
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", said).strip().splitlines()[-LAST_LINES:]
+        advice = ADVICE.get(kind, "see the last line above, then " + GO_ON)
+        return Failure(self.section, "\n".join(lines), advice)
+
+
+def results_of(name, run, since):
+    """Return the results file that a notebook wrote beside its figures, {} if it wrote none."""
+    path = Path(run.get("figures", "")) / "results" / f"{name}.json"
+    if not path.exists() or path.stat().st_mtime < since:
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def execute(path, output, parameters, story=None):
+    """Execute a notebook in its own folder and write it to `output`, as far as it came.
+
+    Returns what it reported of its run (preset, data, figures), {} if nothing. Raises Failure.
+    """
+    notebook, story = nbformat.read(path, as_version=4), story or Story(Console(quiet=True))
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    inject(notebook, parameters)
+    try:
+        with story.of_notebook(Path(path).name, title_of(notebook)):
+            Execution(notebook, Path(path).resolve().parent, story).run()
+    finally:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, output)
+    return story.run
+
+
+# --------------------------------------------------------------------------------- the command
+
+
+def parameter(text):
+    """Return (name, value) of `name=value`; what is no Python literal is a string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
+
+
+def parse_arguments(arguments):
+    parser = argparse.ArgumentParser("python -m dgm.runner", description=__doc__.splitlines()[0])
+    parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
+    parser.add_argument("--preset", help="smoke, quick, full or auto")
+    parser.add_argument("--pretrained", action="store_true", help="load the committed weights")
+    parser.add_argument("--set", action="append", default=[], type=parameter, metavar="NAME=VALUE")
+    parser.add_argument("--output", type=Path, default=Path("runs/notebooks"), metavar="FOLDER")
+    asked = parser.parse_args(arguments)
+    for path in asked.notebooks:
+        if not path.is_file():
+            parser.error(f"there is no notebook {path}")
+    asked.parameters = {"preset": asked.preset} if asked.preset else {}
+    asked.parameters |= {"pretrained": True} if asked.pretrained else {}
+    asked.parameters |= dict(asked.set)
+    return asked
+
+
+def main(arguments=None):
+    """Execute notebooks one after another; return the exit status."""
+    asked, story, finished = parse_arguments(arguments), Story(Console()), []
+    unfinished, failure = asked.output / "unfinished.ipynb", None
+    for path in asked.notebooks:
+        started = time.time()
+        try:
+            run = execute(path, unfinished, asked.parameters, story)
+        except Failure as error:
+            failure = error
+            break
+        output = asked.output / f"{path.stem}{'-demo' if asked.pretrained else ''}.ipynb"
+        os.replace(unfinished, output)
+        results = results_of(path.stem, run, started)
+        finished.append(Finished(path.stem, (time.time() - started) / 60, output, run, results))
+    if finished:
+        print_table(finished, story)
+    if failure is not None:
+        print_failure(path, failure, story)
+        story.say(f"The notebook as far as it came: {unfinished}")
+        return STOPPED if failure.interrupted else FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
