@@ -1,5 +1,6 @@
 # make run    train the three notebooks from scratch and look at the digits (about 20 minutes on two cores)
 # make demo   the same with the committed weights, no training (about 3 minutes on two cores)
+# make app    try the models in a browser (APP="--share", APP="--host 0.0.0.0 --port 8000": see app.py --help)
 # make test   the tests
 # make report the two reports as PDF, from their sources in report/ and the results in assets/
 # Each sets up .venv first. PRESET=smoke|quick|full chooses another size; MNIST_ROOT=folder another place for the data.
@@ -13,11 +14,11 @@ ALL = $(NOTEBOOKS:%=%.ipynb) $(EXTRAS:%=%.ipynb)
 EXPERIMENTS = $(BIN)/python -m experiments
 EXECUTE = $(BIN)/papermill --no-progress-bar --log-output
 
-.PHONY: setup run demo publish evaluate stability ablation break-away tutorial bench bench-quality tables report test clean
+.PHONY: setup run demo app publish evaluate stability ablation break-away tutorial bench bench-quality tables report test clean
 
 setup: .venv/installed
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-app.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
@@ -35,6 +36,11 @@ demo: setup
 		$(EXECUTE) -p preset $(PRESET) -p pretrained True $$name.ipynb runs/notebooks/unfinished.ipynb || exit 1; \
 		mv runs/notebooks/unfinished.ipynb runs/notebooks/$$name-demo.ipynb; done
 	@echo "Done. Open the executed notebooks, runs/notebooks/*-demo.ipynb, or look at the figures named above."
+
+# Serves the app on this machine only, until Ctrl-C; it needs neither a network nor MNIST.
+app: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-app.txt
+	$(BIN)/python app.py $(APP)
 
 # Re-executes the committed notebooks in place with the committed weights and rewrites assets/, all figures too.
 publish: setup
