@@ -107,9 +107,9 @@ def generated(digit, count, sampler, levels, guidance, seed):
     run, rule, _ = SAMPLERS[sampler]
     n, sigmas, generator = int(count), rule(levels=int(levels)), seeded(seed)
     start = sigmas[0] * torch.randn(n, *IMAGE_SHAPE, generator=generator, device=generator.device)
-    options = {"start": start, "guidance": guidance, "generator": generator}
+    options = {"start": start, "guidance": guidance, "generator": generator, "n": n}
     began = time.perf_counter()
-    for frames in stream(run, labels_of(digit, n), sigmas, n=n, **options):
+    for frames in stream(run, labels_of(digit, n), sigmas, **options):
         text = f"{len(frames) - 1} calls of the network, {time.perf_counter() - began:.1f} s"
         yield picture(frames[-1], min(n, 8)), one_chain(frames), text
 
@@ -121,7 +121,7 @@ def energy_curve(curve):
     ax.set_xscale("symlog", linthresh=10)
     ax.set_yscale("symlog", linthresh=0.1)
     ax.plot(*zip(*curve, strict=True), marker=".")
-    ax.set_ylim(min(-0.1, curve[-1][1]), max(1, curve[0][1]))
+    ax.set(xlim=(-1, max(20, curve[-1][0])), ylim=(min(-0.1, curve[-1][1]), max(1, curve[0][1])))
     ax.grid(alpha=0.3)
     return figure
 
@@ -155,8 +155,8 @@ def denoised(drawing, sigma, seed):
     shown = [(picture(x, 1), f"{name}: {psnr(x, clean):.1f} dB") for name, x in answers.items()]
     text = f"PSNR against the sketch; {steps} Langevin steps on the energy. Posterior samples:"
     yield [(picture(clean, 1), "sketch"), *shown], None, f"{text} ..."
-    many = noisy.repeat(8, 1, 1, 1)
-    for frames in stream(posterior_sampling, many, sigma, generator=generator, n=len(many)):
+    options = {"generator": generator, "n": 8}
+    for frames in stream(posterior_sampling, noisy.repeat(8, 1, 1, 1), sigma, **options):
         yield gr.skip(), picture(frames[-1], 8), f"{text} step {len(frames) - 1} of 100"
 
 
@@ -173,15 +173,17 @@ def completed(drawing, digit, seed):
         seeded(seed),
     )
     for frames in stream(inpaint, labels, sigmas, images, known, generator=generator, n=n):
-        text = f"{(~known).sum()} pixels missing; step {len(frames) - 1} of {len(sigmas)}"
-        yield picture(frames[-1], 4), text
+        yield (
+            picture(frames[-1], 4),
+            f"{(~known).sum()} pixels missing; step {len(frames) - 1} of 50",
+        )
 
 
 def fresh_digit(digit, seed=None):
     """Return a generated digit as the background of a drawing, ten pixels wide for one."""
     generator = seeded(torch.Generator().seed() if seed is None else seed)
-    score, sigmas = load_models()[1], samplers.karras_sigmas(levels=12)
-    x = samplers.dpm_solver(score, labels_of(digit, 1), sigmas, n=1, generator=generator)
+    labels, sigmas = labels_of(digit, 1), samplers.karras_sigmas(levels=12)
+    x = samplers.dpm_solver(load_models()[1], labels, sigmas, n=1, generator=generator)
     grey = (255 * x[0, 0].clamp(0, 1)).round().byte().cpu().numpy()
     image = np.kron(grey[..., None], np.ones((10, 10, 3), np.uint8))
     return {"background": image, "layers": [], "composite": image}
@@ -193,10 +195,9 @@ def fresh_digit(digit, seed=None):
 def drawing_field(width, field=gr.Sketchpad, **options):
     """Return a field to draw in with one brush."""
     tools = {"brush": gr.Brush(width, ["#e8590c"], color_mode="fixed"), "sources": ()}
+    look = {"show_label": False, "buttons": [], "layers": False, "transforms": ()}
     size = {"canvas_size": (280, 280), "fixed_canvas": True, "height": 400, "format": "png"}
-    return field(
-        show_label=False, layers=False, transforms=(), buttons=[], **tools, **size, **options
-    )
+    return field(**tools, **look, **size, **options)
 
 
 def picture_field(title):

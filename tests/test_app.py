@@ -331,8 +331,11 @@ def test_complete(page):
 
 def test_another_digit_is_seen(page):
     open_tab(page, "Complete")
+    page.wait_for_timeout(1_000)  # until the first digit is there
     canvas = page.locator("canvas").filter(visible=True).first
     before = canvas.screenshot()
     press(page, "Another digit")
+    page.wait_for_timeout(500)
+    page.get_by_text("processing").wait_for(state="hidden")
     while canvas.screenshot() == before:
         page.wait_for_timeout(200)
