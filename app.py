@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 
 import helpers
 from dgm import samplers
-from dgm.checks import IMAGE_SHAPE
 from dgm.device import pick_device
 from dgm.drawings import erased_digit, sketched_digit
 from dgm.inverse import inpaint, posterior_sampling
@@ -106,7 +105,7 @@ def generated(digit, count, sampler, levels, guidance, seed):
     """Yield (samples, one chain, a line of text) while a sampler of the score runs."""
     run, rule, _ = SAMPLERS[sampler]
     n, sigmas, generator = int(count), rule(levels=int(levels)), seeded(seed)
-    start = sigmas[0] * torch.randn(n, *IMAGE_SHAPE, generator=generator, device=generator.device)
+    start = sigmas[0] * torch.randn(n, 1, 28, 28, generator=generator, device=generator.device)
     options = {"start": start, "guidance": guidance, "generator": generator, "n": n}
     began = time.perf_counter()
     for frames in stream(run, labels_of(digit, n), sigmas, **options):
@@ -129,7 +128,7 @@ def energy_curve(curve):
 def descended(origin, drawing, steps, seed):
     """Yield (images, energies, a line of text) while Langevin dynamics runs on the energy."""
     energy, sketch, generator = load_models()[0], sketched_digit(drawing), seeded(seed)
-    noise = torch.rand(16, *IMAGE_SHAPE, generator=generator, device=generator.device)
+    noise = torch.rand(16, 1, 28, 28, generator=generator, device=generator.device)
     if (x := sketch if origin == SKETCH else noise) is None:
         yield None, None, NOTHING_DRAWN
         return
@@ -173,10 +172,8 @@ def completed(drawing, digit, seed):
         seeded(seed),
     )
     for frames in stream(inpaint, labels, sigmas, images, known, generator=generator, n=n):
-        yield (
-            picture(frames[-1], 4),
-            f"{(~known).sum()} pixels missing; step {len(frames) - 1} of 50",
-        )
+        text = f"{(~known).sum()} pixels missing; step {len(frames) - 1} of 50"
+        yield picture(frames[-1], 4), text
 
 
 def fresh_digit(digit, seed=None):
@@ -184,7 +181,7 @@ def fresh_digit(digit, seed=None):
     generator = seeded(torch.Generator().seed() if seed is None else seed)
     labels, sigmas = labels_of(digit, 1), samplers.karras_sigmas(levels=12)
     x = samplers.dpm_solver(load_models()[1], labels, sigmas, n=1, generator=generator)
-    grey = (255 * x[0, 0].clamp(0, 1)).round().byte().cpu().numpy()
+    grey = (255 * image_grid(x, 1)).round().byte().numpy()
     image = np.kron(grey[..., None], np.ones((10, 10, 3), np.uint8))
     return {"background": image, "layers": [], "composite": image}
 
