@@ -1,5 +1,6 @@
 # make run    train the three notebooks from scratch and look at the digits (about 20 minutes on two cores)
 # make demo   the same with the committed weights, no training (about 90 seconds on two idle cores)
+# make app    try the models in a browser (APP="--share", APP="--host 0.0.0.0 --port 8000": see app.py --help)
 # make test   the tests
 # make report the two reports as PDF, from their sources in report/ and the results in assets/
 # Each sets up .venv first. PRESET=smoke|quick|full chooses another size; MNIST_ROOT=folder another place for the data.
@@ -13,7 +14,7 @@ ALL = $(NOTEBOOKS:%=%.ipynb) $(EXTRAS:%=%.ipynb)
 EXPERIMENTS = $(BIN)/python -m experiments
 RUNNER = $(BIN)/python -m dgm.runner --preset $(PRESET)
 
-.PHONY: setup run demo publish evaluate stability ablation break-away tutorial bench bench-quality tables report test clean
+.PHONY: setup run demo app publish evaluate stability ablation break-away tutorial bench bench-quality tables report test clean
 
 setup: .venv/installed
 
@@ -27,6 +28,11 @@ run: setup
 
 demo: setup
 	@$(RUNNER) --pretrained $(NOTEBOOKS:%=%.ipynb)
+
+# Serves the app on this machine only, until Ctrl-C; it needs neither a network nor MNIST.
+app: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-app.txt
+	$(BIN)/python app.py $(APP)
 
 # Re-executes the committed notebooks in place with the committed weights and rewrites assets/, all figures too.
 publish: setup
