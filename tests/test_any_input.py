@@ -302,7 +302,7 @@ REAL = torch.rand(8, 128, generator=torch.Generator().manual_seed(0))
 
 
 def check_numbers(*values):
-    assert all(isinstance(value, float) and math.isfinite(value) for value in values)
+    assert all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
 
 
 @EXAMPLES

@@ -66,7 +66,13 @@ def start(folder, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "dgm.runner", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, encoding="utf-8", **pipes)
+    options = {"cwd": folder, "env": environment, "encoding": "utf-8", **pipes}
+    return subprocess.Popen(command, preexec_fn=hear_ctrl_c, **options)
+
+
+def hear_ctrl_c():
+    """Undo what a shell does to jobs in the background: they would not hear Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def command(folder, *arguments):
