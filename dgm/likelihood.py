@@ -6,6 +6,7 @@ import math
 import torch
 
 from dgm.checks import (
+    IMAGE_SHAPE,
     PIXEL_MEAN,
     PIXEL_STD,
     check_at_least,
@@ -13,6 +14,7 @@ from dgm.checks import (
     check_finite,
     check_floats,
     check_number,
+    check_values,
 )
 from dgm.progress import progress_bar
 from dgm.samplers import begin_sampling, geometric_sigmas
@@ -48,6 +50,8 @@ def log_likelihood(model, x, labels=None, *, sigmas=None, probes=1, generator=No
     gradients a level. Raises as the samplers do.
     """
     check_floats(x, "x")
+    if tuple(x.shape[1:]) == IMAGE_SHAPE:
+        check_values(x, "x")
     check_count(probes, "probes")
     sigmas = geometric_sigmas(20.0, 0.001, 60) if sigmas is None else sigmas
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, None, x, 1, generator)

@@ -198,7 +198,7 @@ def evaluate_samples(classifier, images, real_features):
     check_tensor(images, "images")
     check_at_least(images, 4, "the number of images")
     check_tensor(real_features, "real_features")
-    check_features(real_features.detach().cpu().numpy(), 4, "real features")
+    check_features(real_features.detach().cpu().numpy(), max(4, len(images)), "real features")
     features, probabilities = classifier_outputs(classifier, images)
     shares = torch.bincount(probabilities.argmax(1), minlength=10).double() / len(images)
     precision, recall = precision_recall(real_features[: len(features)], features)
@@ -244,9 +244,10 @@ def psnr(images, clean):
     Raises TypeError or ValueError unless both have the same shape, floating point and finite.
     """
     check_same_shape(images, clean)
-    for pixels, name in ((images, "images"), (clean, "clean images")):
-        check_floats(pixels, name)
-        check_all_finite(pixels, name)
+    check_floats(images, "images")
+    check_floats(clean, "clean images")
+    check_all_finite(images)
+    check_values(clean, "clean images")
     return float(-10 * torch.log10((images - clean).square().mean()))
 
 

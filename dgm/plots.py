@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dgm.checks import check_count, check_tensor
 from dgm.metrics import psnr
@@ -19,7 +20,8 @@ def image_grid(images, columns):
             f"images must have shape [N, 1, H, W], not {list(images.shape)}: "
             "take the mean over the colours"
         )
-    images = images.detach().float().cpu().clamp(0, 1)
+    scale = 255 if images.dtype == torch.uint8 else 1
+    images = (images.detach().float().cpu() / scale).clamp(0, 1)
     return make_grid(images, nrow=columns, padding=1, pad_value=0.35)[0]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils import prune
 
 import helpers
-from dgm import data, fast_gradient, metrics, runs
+from dgm import data, fast_gradient, likelihood, metrics, plots, runs
 
 BYTES = torch.full((4, 1, 28, 28), 255, dtype=torch.uint8)
 IMAGES = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -163,3 +163,28 @@ def test_an_archive_with_a_broken_stream_is_named(tmp_path, monkeypatch):
     path.write_bytes(b"anything")
     with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte\.gz is damaged or not MNIST"):
         data.read_idx(path, "train-labels-idx1-ubyte")
+
+
+@pytest.mark.parametrize("measure", [metrics.psnr, metrics.pixel_quality])
+def test_images_on_another_scale_have_no_psnr(measure):
+    with pytest.raises(ValueError, match=r"clean images must lie in \[0, 1\].*divide by 255"):
+        measure(255 * IMAGES, 255 * IMAGES.flip(0))
+
+
+def test_images_on_another_scale_have_no_likelihood():
+    with pytest.raises(ValueError, match=r"x must lie in \[0, 1\].*divide by 255"):
+        likelihood.log_likelihood(lambda x, s, y: -x, 255 * IMAGES)
+
+
+def test_bytes_are_drawn_as_the_pixels_they_stand_for():
+    grid = plots.image_grid((255 * IMAGES).round().byte(), 2)
+    assert torch.allclose(grid, plots.image_grid(IMAGES, 2), atol=1 / 255)
+
+
+def test_fewer_real_features_than_samples_are_refused():
+    features = torch.rand(8, 128, generator=torch.Generator().manual_seed(0))
+    images = IMAGES.repeat(3, 1, 1, 1)
+    with pytest.raises(ValueError) as caught:
+        metrics.evaluate_samples(metrics.load_classifier("cpu"), images, features)
+    message = "the number of real features must be 12 or more, not 8: pass more of them"
+    assert str(caught.value) == message
