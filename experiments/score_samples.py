@@ -97,7 +97,7 @@ def score_samples(lab, seed=7, n_training=20_000, epochs=20, levels=12, n_anneal
             "levels": len(annealed_sigmas),
             "steps": 8,
             "floor": lab.floor(n_annealed),
-            "judged": evaluate_by_digit(lab, annealed, few),
+            "evaluated": evaluate_by_digit(lab, annealed, few),
         },
         "real_label_accuracy": metrics.accuracy(lab.classifier, *test),
         "nearest": nearest_training_digits(lab, guided[:n_annealed]),
