@@ -103,15 +103,16 @@ def draw_chain_length(results, folder):
             steps = [int(k) for k in found]
             distances = [metrics["frechet_distance"] for metrics in found.values()]
             style = {"marker": marker, "linestyle": line, "color": color}
-            name = f"{label(key)}, n = {n:,}" if kind == "few" else None
+            name = label(key) if kind == "few" else None
             ax.plot(steps, distances, label=name, **style)
         floor = floor_of(results, n)["mean"]
         style = {"color": "gray", "linestyle": "-" if kind == "few" else ":"}
         ax.axhline(floor, label=f"floor, n = {n:,}: {floor:.1f}", **style)
-    ax.plot([], [], "d", color="gray", label=f"diamonds: n = {measured['n_many']:,}")
+    for kind, marker, shape in (("few", ".", "dots"), ("many", "d", "diamonds")):
+        ax.plot([], [], marker, color="gray", label=f"{shape}: n = {measured[f'n_{kind}']:,}")
     ax.set(xscale="log", yscale="log")
     ax.set(xlabel="chain length (steps from noise)", ylabel="Fréchet distance")
-    ax.grid(alpha=0.3, which="both")
+    ax.grid(alpha=0.3)
     ax.legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
     plots.write_figure(figure, folder / "ebm_chain_length.png")
     plt.close(figure)
@@ -121,17 +122,22 @@ def draw_memorisation(results, folder):
     """Draw how far samples are from their nearest training images, beside test digits."""
     import matplotlib.pyplot as plt
 
-    figure, ax = plt.subplots(figsize=(7, 2.8))
-    energy = results["chains"]["energies"]["replay_buffer"]["nearest"]
-    sources = {"score model": results["score-samples"]["nearest"], "EBM, replay buffer": energy}
-    for name, nearest in sources.items():
+    figure, ax = plt.subplots(figsize=(7, 3))
+    sources = {
+        "score": (results["score-samples"]["nearest"], "tab:green"),
+        "ebm_replay_buffer": (
+            results["chains"]["energies"]["replay_buffer"]["nearest"],
+            "tab:orange",
+        ),
+    }
+    for name, (nearest, color) in sources.items():
         histogram = nearest["histogram"]
-        options = {"label": f"samples, {name}", "linewidth": 1.5}
+        options = {"label": f"samples, {label(name)}", "color": color, "linewidth": 1.5}
         ax.stairs(histogram["samples"], histogram["edges"], **options)
-    options = {"label": "test digits", "fill": True, "alpha": 0.3}
+    options = {"label": label("test_digits"), "fill": True, "color": "gray", "alpha": 0.3}
     ax.stairs(histogram["test_digits"], histogram["edges"], **options)
-    ax.set(xlabel="distance to the nearest training image", xlim=(0, 9))
-    ax.set(ylabel=f"count, n = {nearest['n']:,} each")
+    ax.set(xlabel="Euclidean distance to the nearest training image", xlim=(0.8, 8.2))
+    ax.set(ylabel=f"number of images (of {nearest['n']:,})")
     ax.legend(fontsize=8)
     plots.write_figure(figure, folder / "memorisation.png")
     plt.close(figure)

@@ -161,14 +161,16 @@ def draw_denoising(results, folder):
         sigmas = [float(sigma) for sigma in levels]
         for ax, metric in zip(axes, ("psnr", "ssim"), strict=True):
             ax.plot(sigmas, [level[metric] for level in levels.values()], **style)
-    for ax, metric in zip(axes, ("PSNR (dB), pooled", "SSIM, mean"), strict=True):
+    for ax, metric in zip(
+        axes, ("PSNR (dB, pooled over images)", "SSIM (mean over images)"), strict=True
+    ):
         ax.set(xscale="log", xlabel=r"noise level $\sigma$", ylabel=metric)
         ax.set(xticks=sigmas, xticklabels=sigmas)
         ax.minorticks_off()
         ax.grid(alpha=0.3)
     axes[1].legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
-    count = f"{measured['n']:,} test digits"
-    title = f"{count}, noise not clipped, estimates clamped to [0, 1]"
+    count = f"Denoising of {measured['n']:,} test digits"
+    title = f"{count} (noise not clipped, estimates clamped to [0, 1])"
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     plots.write_figure(figure, folder / "denoising_curves.png")
@@ -245,8 +247,9 @@ def draw_posterior(results, folder):
         errors = [row["standard_error"] for row in level["ratios"].values()]
         style = {"marker": ".", "linestyle": "", "capsize": 3}
         ax.errorbar(count, values, errors, label=f"$\\sigma$ = {sigma}", **style)
-    ax.plot(count, 1 + 1 / count, color="black", label="theory, 1 + 1/K")
-    ax.set(xlabel="K, samples averaged", ylabel="squared error / Tweedie's", ylim=(0.9, 2.3))
+    ax.plot(count, 1 + 1 / count, color="black", label="theory: 1 + 1/K")
+    ax.set(xlabel="number of samples averaged, K", ylim=(0.9, 2.1))
+    ax.set_ylabel("squared error relative to Tweedie's")
     ax.grid(alpha=0.3)
     ax.legend()
     plots.write_figure(figure, folder / "posterior_sampling.png")

@@ -92,9 +92,9 @@ def energy_behind_the_score(
 
 
 COSINES = {
-    "score_to_clean": "score, direction to clean",
-    "replay_buffer_gradient_to_score": "gradient, score",
-    "replay_buffer_gradient_to_clean_clamped": "gradient, direction to clean, clamped",
+    "score_to_clean": "score and direction to the clean digit",
+    "replay_buffer_gradient_to_score": "negative gradient and score",
+    "replay_buffer_gradient_to_clean_clamped": "negative gradient and direction to the clean digit",
 }
 
 
@@ -103,22 +103,25 @@ def draw_energy_behind_the_score(results, folder):
     import matplotlib.pyplot as plt
 
     measured = results["energy-behind-the-score"]
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6), width_ratios=(1, 1.25, 1))
     share = torch.linspace(0, 1, measured["pieces"] + 1)
     for i, sigma in enumerate(("0.03", "0.12", "0.25", "0.5", "1.0")):
         profile = measured["energy_on_the_way"][sigma]
         left.plot(share, profile, color=f"C{i}", label=f"$\\sigma$ = {sigma}")
-    left.set(xlabel="path from one digit to another", ylabel="energy by the score (nats)")
-    left.set(yscale="symlog")
+    left.set(xlabel="position on the path", ylabel="energy (nats, logarithmic beyond ±2)")
+    left.set_yscale("symlog", linthresh=2)
+    left.set_title("Energy between two digits, from the score", fontsize=10)
     sigmas = [float(sigma) for sigma in measured["cosines"]]
     for key, name in COSINES.items():
         values = [level[key]["mean"] for level in measured["cosines"].values()]
         middle.plot(sigmas, values, ".-", label=name)
-    middle.set(xscale="log", xlabel=r"noise level $\sigma$", ylabel="cosine of the angle")
+    middle.set(xscale="log", xlabel=r"noise level $\sigma$", ylabel="cosine")
+    middle.set_title("Cosine between two fields", fontsize=10)
     work = [loop["mean"] for loop in measured["work_around_over_work_along"].values()]
     right.plot(sigmas, work, "k.-")
     right.set(xscale="log", ylim=(0, 0.3), xlabel=r"noise level $\sigma$")
-    right.set(ylabel="work around / along a triangle")
+    right.set(ylabel="work around / work along the sides")
+    right.set_title("Work of the score on triangles of digits", fontsize=10)
     left.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 0.12))
     middle.legend(fontsize=7, loc="center left", bbox_to_anchor=(0, 0.68))
     for ax in (left, middle, right):

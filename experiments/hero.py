@@ -54,10 +54,10 @@ def draw_hero(_results, folder, path=SAMPLES):
 
     stored, sigmas = np.load(path), geometric_sigmas()
     levels = ["start", *(f"{sigmas[k - 1]:.2g}" for k in LEVELS[1:])]
-    energy = r"energy:  $x \leftarrow x - \epsilon\,\nabla E(x) + noise \cdot z$"
-    score = r"score:  $x \leftarrow x + \alpha\,s(x, y, \sigma) + \sqrt{2\alpha}\,z$"
+    energy = r"energy network:  $x \leftarrow x - \epsilon\,\nabla E(x) + noise \cdot z$"
+    score = r"score network:  $x \leftarrow x + \alpha\,s(x, y, \sigma) + \sqrt{2\alpha}\,z$"
     sides = (
-        ("energy", energy, [str(k) for k in STEPS], "step"),
+        ("energy", energy, [str(k) for k in STEPS], "steps"),
         ("score", score, levels, "noise level $\\sigma$"),
     )
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.9))

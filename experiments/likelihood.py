@@ -185,8 +185,9 @@ def draw_likelihood(results, folder):
     for key, value in measured["bits_per_dimension"].items():
         name = f"{label(key)}: {value['mean']:.3f} ± {value['standard_error']:.3f}"
         ax.stairs(measured["histogram"][key], edges, label=name, linewidth=1.5)
-    ax.set(xlim=(0, 4.5), xlabel="bits a pixel, one test digit each")
-    ax.set(ylabel=f"count, n = {measured['n']:,}")
+    ax.set(xlim=(0.5, 4), xlabel="bits per pixel")
+    ax.set(ylabel=f"number of test digits (of {measured['n']:,})")
+    ax.set_title("Bits per pixel of each test digit (legend: mean ± standard error)", fontsize=10)
     ax.legend(fontsize=8)
     plots.write_figure(figure, folder / "sbm_likelihood.png")
     plt.close(figure)

@@ -151,14 +151,16 @@ def out_of_distribution(lab, seed=7, n=1_000):
 
 
 def draw_histogram(ax, histogram):
-    """Draw the shares of images by energy, one outline a data set."""
+    """Draw the shares of images by energy, one outline per data set."""
     edges = np.array(histogram["edges"])
     for name, shares in histogram["shares"].items():
         inside = name == "test_digits"
         ax.stairs(shares, edges, label=label(name), fill=inside, alpha=0.4 if inside else 1)
-    ax.set(xlabel="energy $E(x)$", ylabel="share of images", xlim=(-0.3, 400))
+    ax.set(xlabel="energy $E(x)$ (logarithmic beyond ±0.1)", ylabel="share of images")
+    ax.set(xlim=(-0.3, 400))
+    ax.set_title("Energy of the replay buffer's model", fontsize=10)
     ax.set(yscale="log", ylim=(1e-3, 30), yticks=[1e-3, 1e-2, 1e-1, 1])
-    ax.set_xscale("symlog", linthresh=0.1)  # linear within 0.1 of zero, logarithmic beyond
+    ax.set_xscale("symlog", linthresh=0.1)
     ax.legend(fontsize=7, ncols=2, loc="upper left")
 
 

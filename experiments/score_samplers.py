@@ -133,17 +133,18 @@ def draw_samplers(results, folder):
         right.plot(steps, [point["label_accuracy"] for point in curve.values()], ".-", **style)
     for ax, n in ((left, measured["n_most"]), (middle, measured["n"])):
         floor = floor_of(results, n, "class_balanced")["mean"]
-        ax.axhline(floor, color="gray", linestyle=":", label="real images")
-        ax.set(yscale="log", ylabel=f"Fréchet distance, n = {n:,}")
-    right.set(ylim=(0.9, 1), ylabel="label accuracy")
+        ax.axhline(floor, color="gray", linestyle=":", label=label("floor_class_balanced"))
+        ax.set(yscale="log", ylabel=f"Fréchet distance (n = {n:,})")
+    right.set(ylim=(0.9, 1), ylabel="label accuracy (axis cut at 0.9)")
     for ax in (left, middle, right):
         ticks = [8, 12, 20, 50] + ([200, 1000] if ax is not left else [])
         ax.set(xscale="log", xlabel="network evaluations per image")
         ax.set_xticks(ticks, ticks, fontsize=8)
         ax.minorticks_off()
         ax.grid(alpha=0.3)
-    middle.legend(fontsize=7)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.87))
+    entries = middle.get_legend_handles_labels()
+    figure.legend(*entries, fontsize=8, ncols=4, loc="upper center")
     plots.write_figure(figure, folder / "sbm_samplers.png")
     plt.close(figure)
 
@@ -233,26 +234,41 @@ def draw_noise_scales(results, folder):
     import matplotlib.pyplot as plt
 
     measured = results["noise-scales"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(3, 2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 2))
     found = list(measured["variants"].items())[::-1]
-    names = [label(key) for key, _ in found]
-    left.plot([row["frechet_distance"] for _, row in found], names, "o", color="tab:green")
+    left.plot(
+        [row["frechet_distance"] for _, row in found], range(len(found)), "o", color="tab:green"
+    )
+    columns = {150: "Fréchet\ndistance", 340: "label\naccuracy", 740: "network\nevaluations"}
     for i, (_, row) in enumerate(found):
-        right_share = f"{row['label_accuracy']:.0%} right, {row['evaluations']} evaluations"
-        note = f"{row['frechet_distance']:.1f}; {right_share}"
-        left.text(170, i, note, va="center", fontsize=7)
+        distance, accuracy = f"{row['frechet_distance']:.2f}", f"{row['label_accuracy']:.1%}"
+        for x, value in zip(columns, (distance, accuracy, row["evaluations"]), strict=True):
+            left.text(x, i, value, va="center", fontsize=8)
+    for x, name in columns.items():
+        left.text(x, len(found) - 0.2, name, va="center", fontsize=8)
+    left.set_yticks(range(len(found)), [label(key) for key, _ in found], fontsize=8)
     floor = floor_of(results, measured["n"], "class_balanced")
     low, high = floor["mean"] - floor["std"], floor["mean"] + floor["std"]
     left.axvspan(low, high, color="gray", alpha=0.3)
     ticks = [10, 30, 100]
-    left.set(xscale="log", xlim=(8, 1500), xticks=ticks, xticklabels=ticks)
-    left.set_xlabel(f"Fréchet distance, n = {measured['n']} (band: as many real digits)")
-    left.tick_params(axis="y", labelsize=7)
+    left.set(xscale="log", xlim=(8, 1900), xticks=ticks, xticklabels=ticks)
+    left.set(ylim=(-0.6, len(found) + 0.4))
+    band = f"grey band: {label('floor_class_balanced')}"
+    left.set_xlabel(f"Fréchet distance (n = {measured['n']}; {band})", fontsize=9)
+    left.set_title("Annealed Langevin with other noise levels", fontsize=10)
     sigmas, levels = [float(s) for s in measured["by_level"]], measured["by_level"].values()
-    for key, name in (("loss", r"loss, $|\sigma s + z|^2 / D$"), ("size", r"$|\sigma s|^2 / D$")):
+    names = {
+        "loss": r"loss $|\sigma s + z|^2 / D$",
+        "size": r"size of the score $|\sigma s|^2 / D$",
+    }
+    for key, name in names.items():
         right.plot(sigmas, [level[key] for level in levels], label=name)
-    right.set(xscale="log", xlabel=r"noise level $\sigma$", ylim=(0, 1.1))
-    right.legend(fontsize=8)
+    right.set(
+        xscale="log", xlabel=r"noise level $\sigma$", ylabel="mean over pixels", ylim=(0, 1.1)
+    )
+    right.set_title("Score network on test digits", fontsize=10)
+    right.grid(alpha=0.3)
+    right.legend(fontsize=8, loc="center left")
     figure.tight_layout()
     plots.write_figure(figure, folder / "sbm_noise_scales.png")
     plt.close(figure)

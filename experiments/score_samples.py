@@ -15,6 +15,7 @@ from experiments.laboratory import (
     nearest_training_digits,
     recall,
 )
+from experiments.names import label
 from experiments.training import train_quick_score
 from helpers import annealed_langevin_dynamics, load_pretrained
 
@@ -111,12 +112,12 @@ def draw_label_accuracy(results, folder):
 
     measured = results["score-samples"]
     figure, ax = plt.subplots(figsize=(7, 2.6))
-    kinds = {"conditional": ("o", "guidance 1.4"), "conditional_no_guidance": ("s", "no guidance")}
+    kinds = {"conditional": ("o", "guidance"), "conditional_no_guidance": ("s", "no_guidance")}
     for kind, (marker, name) in kinds.items():
         right = measured["samples"][kind]["label_accuracy_by_digit"]
-        ax.plot(range(10), right, marker, label=name)
+        ax.plot(range(10), right, marker, label=label(name))
     ax.axhline(measured["real_label_accuracy"], color="gray", label="real test digits")
-    ax.set(xticks=range(10), xlabel="digit asked for", ylabel="label accuracy")
+    ax.set(xticks=range(10), xlabel="requested digit", ylabel="label accuracy")
     ax.grid(alpha=0.3)
     ax.legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
     plots.write_figure(figure, folder / "sbm_label_accuracy.png")
@@ -158,19 +159,22 @@ def draw_guidance(results, folder):
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.8))
     weights, found = [float(w) for w in measured["weights"]], list(measured["weights"].values())
     panels = (["label_accuracy"], ["precision", "recall"], ["frechet_distance"])
-    names = {"label_accuracy": "label accuracy", "frechet_distance": "Fréchet distance"}
     for ax, keys in zip(axes, panels, strict=True):
         for key in keys:
-            ax.plot(weights, [row[key] for row in found], ".-", label=names.get(key, key))
-        ax.axvline(GUIDANCE, color="gray", linestyle=":", label=f"the default, {GUIDANCE}")
-        ax.set(xlabel="weight of guidance $w$")
+            ax.plot(weights, [row[key] for row in found], ".-", label=label(key))
+        ax.axvline(GUIDANCE, color="gray", linestyle=":", label=f"default weight ({GUIDANCE})")
+        ax.set(xlabel="guidance weight $w$", ylabel=" and ".join(map(label, keys)))
         ax.grid(alpha=0.3)
         ax.legend(fontsize=7)
+    axes[1].set_ylim(0.6, 1.05)
+    axes[1].legend(fontsize=7, loc="upper right")
     floor = floor_of(results, measured["n"], "class_balanced")["mean"]
-    axes[2].axhline(floor, color="black", linestyle="--", label="as many real digits")
+    axes[2].axhline(floor, color="black", linestyle="--", label=label("floor_class_balanced"))
     axes[2].legend(fontsize=7)
     axes[2].set_yscale("log")
-    title = f"n = {measured['n']:,} samples a weight, {measured['levels']} levels"
+    title = (
+        f"DPM-Solver++ with {measured['levels']} levels, n = {measured['n']:,} samples per weight"
+    )
     figure.suptitle(title, fontsize=9)
     figure.tight_layout()
     plots.write_figure(figure, folder / "sbm_guidance.png")

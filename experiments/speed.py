@@ -361,8 +361,8 @@ def draw_growth(results, folder):
     measured = results["benchmarks"]
     figure, axes = plt.subplots(1, 4, figsize=(10, 3))
     names = {
-        "batch": "chains at once",
-        "steps": "steps of 128 chains",
+        "batch": "batch size (chains)",
+        "steps": "steps (of 128 chains)",
         "width": "width of the network",
         "buffer": "chains in the buffer",
     }
@@ -381,9 +381,9 @@ def draw_growth(results, folder):
         ax.minorticks_off()
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("image-steps per second")
-    axes[3].set_ylabel("ms to draw 128\nand write them back")
+    axes[3].set_ylabel("time to draw 128 chains\nand write them back (ms)")
     dtype = measured["dtype"].removeprefix("torch.")
-    figure.suptitle(f"{measured['hardware']}, {dtype}", fontsize=9)
+    figure.suptitle(f"Speed of Langevin chains on {measured['hardware']} ({dtype})", fontsize=9)
     figure.tight_layout()
     plots.write_figure(figure, folder / "speed_growth.png")
     plt.close(figure)

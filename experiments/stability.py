@@ -18,6 +18,7 @@ from experiments.training import BEST, Recipe, train_energy
 from helpers import EnergyNetwork, langevin_dynamics, load_pretrained
 
 DIVERGED = 1.0  # an energy gap beyond this, averaged over 50 updates of a run's second half
+SHOWN, WINDOW = 2_500, 50  # updates of the committed runs that are drawn, and their running mean
 GAP_LABEL = "energy gap $E(x^-) - E(x^+)$"
 
 # ------------------------------------------------------------------------- energies over seeds
@@ -121,31 +122,55 @@ def stability(lab, updates=1_200, n=1_000, seeds=range(1, 6), root="runs/experim
     return report
 
 
+def draw_committed_runs(axes):
+    """Draw loss and energy gap of the two committed runs, every update pale, their means bold."""
+    runs = {"EBM": ("no_buffer", "tab:blue"), "EBM-BestPractice": ("replay_buffer", "tab:orange")}
+    for name, (side, color) in runs.items():
+        history = load_pretrained(name, "cpu")[1]["history"]
+        for ax, values in zip(axes, (history["loss"], gap_of(history)), strict=True):
+            values = np.asarray(values, dtype=float)[:SHOWN]
+            smooth = running_mean(values, WINDOW)
+            ax.plot(values, color=color, alpha=0.3, linewidth=0.5)
+            ax.plot(np.arange(len(smooth)) + WINDOW / 2, smooth, color=color, label=label(side))
+
+
+def draw_seeds(ax, measured):
+    """Draw the energy gap over the seeds: the median as a line, the range as a band."""
+    for side, color in (("no_buffer", "tab:blue"), ("replay_buffer", "tab:orange")):
+        seeds = measured[side]["runs"]
+        gaps = np.array([run["curves"]["gap"] for run in seeds])
+        update = (np.arange(gaps.shape[1]) + 0.5) * seeds[0]["window"]
+        name = label("one_buffer" if side == "replay_buffer" else side)
+        ax.fill_between(update, gaps.min(0), gaps.max(0), color=color, alpha=0.3, linewidth=0)
+        ax.plot(update, np.median(gaps, axis=0), color=color, label=name)
+
+
 def draw_stability(results, folder):
-    """Draw loss and energy gap: the range over seeds, and the two committed runs."""
+    """Draw loss and energy gap of the committed runs, and the gap over the seeds."""
     import matplotlib.pyplot as plt
 
     measured = results["stability"]
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-    bands = {"no_buffer": ("no_buffer", "tab:blue"), "replay_buffer": ("one_buffer", "gold")}
-    for side, (name, color) in bands.items():
-        seeds = measured[side]["runs"]
-        style = {"color": color, "alpha": 0.4, "linewidth": 0}
-        style["label"] = f"{label(name)}, range of {len(seeds)} seeds"
-        for ax, curve in zip(axes, ("loss", "gap"), strict=True):
-            values = np.array([run["curves"][curve] for run in seeds])
-            update = (np.arange(values.shape[1]) + 0.5) * seeds[0]["window"]
-            ax.fill_between(update, values.min(0), values.max(0), **style)
-    lines = {"EBM": ("no_buffer", "tab:blue"), "EBM-BestPractice": ("replay_buffer", "tab:orange")}
-    for name, (side, color) in lines.items():
-        history = load_pretrained(name, "cpu")[1]["history"]
-        plots.plot_history(axes[0], history["loss"], color, f"{label(side)} (preset full)")
-        plots.plot_history(axes[1], gap_of(history), color, f"{label(side)} (preset full)")
-    for ax, name in zip(axes, ("loss", GAP_LABEL), strict=True):
-        ax.set(xscale="log", xlim=(20, None), xlabel="update", ylabel=name)
-        ax.set_yscale("symlog", linthresh=0.1)  # linear within 0.1 of zero, logarithmic beyond
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8))
+    draw_committed_runs(axes[:2])
+    draw_seeds(axes[2], measured)
+    seeds = len(measured["no_buffer"]["runs"])
+    panels = (
+        ("loss", "Loss of the committed runs\n(axis cut at -1 and 1)", (-1, 1)),
+        (GAP_LABEL, "Energy gap of the committed runs\n(axis cut at -1 and 1)", (-1, 1)),
+        (
+            GAP_LABEL,
+            f"Energy gap, median and range of {seeds} seeds\n(axis cut at 0.45)",
+            (-0.05, 0.45),
+        ),
+    )
+    for ax, (quantity, title, limits) in zip(axes, panels, strict=True):
+        ax.set_title(title, fontsize=10)
+        ax.set(xlabel="update", ylabel=quantity, ylim=limits)
         ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
+        ax.legend(fontsize=8, loc="upper right")
+    for ax in axes[:2]:
+        ax.set_xlabel(f"update (the first {SHOWN:,})")
+        ax.legend(fontsize=8, loc="lower center")
     figure.tight_layout()
     plots.write_figure(figure, folder / "training_stability.png")
     plt.close(figure)
@@ -213,10 +238,11 @@ def draw_break_away(results, folder):
         energies = [found["energy"] for found in from_noise.values()]
         axes[1].plot([int(k) for k in from_noise], energies, ".-", color=color, label=label(key))
     axes[0].set(xlabel="update", ylabel=GAP_LABEL)
-    axes[0].set_yscale("symlog", linthresh=0.1)
+    axes[0].set_title("Energy gap during training", fontsize=10)
     plateau = 1 / (2 * measured["regularisation"])
     axes[1].axhline(plateau, color="gray", linestyle=":", label=r"$1 / 2\alpha = 5$")
-    axes[1].set(xlabel="steps from noise, after training", ylabel="mean energy of the chains")
+    axes[1].set(xlabel="steps from noise", ylabel="mean energy (logarithmic above 1)")
+    axes[1].set_title(f"{measured['n']} chains from noise after training", fontsize=10)
     axes[1].set_yscale("symlog", linthresh=1)
     axes[1].set_ylim(-0.5, 400)
     for ax in axes:

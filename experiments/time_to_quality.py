@@ -84,7 +84,7 @@ def time_to_quality(lab, n=1_000):
 
 
 def draw_time_to_quality(results, folder):
-    """Draw distance against minutes of training, a line a recipe, the floor below them."""
+    """Draw distance against minutes of training, one line per recipe, above the floor."""
     import matplotlib.pyplot as plt
 
     measured = results["time-to-quality"]
@@ -97,11 +97,12 @@ def draw_time_to_quality(results, folder):
         shown = "one_buffer" if name == "replay_buffer" else name
         ax.loglog(minutes, distances, label=label(shown), **style)
     floor = floor_of(results, measured["n"])["mean"]
-    ax.axhline(floor, color="black", linestyle=":", label="real training images (the floor)")
+    ax.axhline(floor, color="black", linestyle=":", label=f"floor (n = {measured['n']:,})")
     ticks = (0.5, 1, 2, 3, 5, 10, 20, 30)
     ax.set_xticks(ticks, ticks)
     ax.minorticks_off()
-    ax.set(xlabel="minutes of training", ylabel="Fréchet distance, best chain length")
+    ax.set(xlabel="training time (minutes)")
+    ax.set_ylabel("Fréchet distance (best chain length)")
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
     plots.write_figure(figure, folder / "time_to_quality.png")
