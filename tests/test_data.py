@@ -194,7 +194,7 @@ def test_minibatches_refuse_images_out_of_range(generator):
 
 def test_minibatches_refuse_another_number_of_labels(generator):
     images = torch.rand(4, 1, 28, 28, generator=generator)
-    with pytest.raises(ValueError, match="as many as images, 4, not 3"):
+    with pytest.raises(ValueError, match="length 4, one per image, not 3"):
         next(data.minibatches(images, torch.arange(3), 2, generator))
 
 

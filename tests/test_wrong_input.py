@@ -61,7 +61,8 @@ def ax():
 
 def diverged(name):
     cure = (
-        "try a smaller step size, or clip the gradient; or the network itself is no longer finite"
+        "try a smaller step size or clip the gradient, "
+        "and check that the weights of the network are finite"
     )
     return f"{DIVERGED[name]} diverged (NaN or infinity): {cure}"
 
@@ -178,14 +179,14 @@ for name in ("score", "denoise"):
         "labels range",
         lambda f=f: f(x, 0.5, [11, 1, 1, 1]),
         ValueError,
-        "labels must lie in 0..9, but they span 1..11: pass the digits asked for",
+        "labels must lie in 0..9, but they span 1..11: pass digits",
     )
     case(
         f"ScoreNetwork.{name}",
         "labels length",
         lambda f=f: f(x, 0.5, [1, 1]),
         ValueError,
-        "labels must be as many as images, 4, not 2: pass one each",
+        "labels must have length 4, one per image, not 2: pass one per image",
     )
     case(
         f"ScoreNetwork.{name}",
@@ -242,14 +243,14 @@ case(
     "NaN",
     lambda: helpers.ReplayBuffer(chains=nan),
     ValueError,
-    "chains must be finite, but they hold NaN or infinity: look where they come from",
+    "chains must be finite, but they contain NaN or infinity: check where they come from",
 )
 case(
     "ReplayBuffer",
     "redraw range",
     lambda: helpers.ReplayBuffer(4, redraw=1.5),
     ValueError,
-    "redraw must be a probability, or a pair of them above zero, the larger first, "
+    "redraw must be a probability or a pair of positive probabilities, the larger first, "
     "not 1.5: pass for example 0.05",
 )
 case(
@@ -300,7 +301,7 @@ case(
     "length",
     lambda: write(x),
     ValueError,
-    "samples must be as many as the last sample() has, 2, not 4: pass all",
+    "samples must have length 2, like the last sample(), not 4: pass all of them",
 )
 case(
     "ReplayBuffer.write_back",
@@ -314,7 +315,7 @@ case(
     "before sample",
     lambda: helpers.ReplayBuffer(4).write_back(x),
     ValueError,
-    "samples must be as many as the last sample() has, 0, not 4: pass all",
+    "samples must have length 0, like the last sample(), not 4: pass all of them",
 )
 L = helpers.langevin_dynamics
 case(
@@ -387,8 +388,8 @@ case(
     "NaN",
     lambda: L(E, nan, 1, bounds=None),
     FloatingPointError,
-    "The Langevin chain diverged (NaN or infinity): try a smaller step size, or clip "
-    "the gradient; or the network itself is no longer finite",
+    "The Langevin chain diverged (NaN or infinity): try a smaller step size or clip "
+    "the gradient, and check that the weights of the network are finite",
 )
 case(
     "langevin_dynamics",
@@ -445,7 +446,7 @@ case(
     lambda: L(E, x, 2, snapshots=[3]),
     ValueError,
     "snapshots must be step numbers in 0..2, each once, in ascending order, not [3]: "
-    "sort them and leave out the others",
+    "sort them and remove the others",
 )
 A = helpers.annealed_langevin_dynamics
 SAMPLERS = {
@@ -506,7 +507,7 @@ for name, f in SAMPLERS.items():
         "labels range",
         lambda f=f: f(S, [11], three),
         ValueError,
-        "labels must lie in 0..9, but they span 11..11: pass the digits asked for",
+        "labels must lie in 0..9, but they span 11..11: pass digits",
     )
     case(
         name,
@@ -520,7 +521,7 @@ for name, f in SAMPLERS.items():
         "labels length",
         lambda f=f: f(S, [1, 2], three, n=3),
         ValueError,
-        "labels must be as many as images, 3, not 2: pass one each",
+        "labels must have length 3, one per image, not 2: pass one per image",
     )
     case(
         name,
@@ -571,14 +572,14 @@ for name, f in SAMPLERS.items():
         "sigmas range",
         lambda f=f: f(S, [1], [1.0, 0.0]),
         ValueError,
-        "sigmas must be positive and finite: leave out zero, the last step is added",
+        "sigmas must be positive and finite: leave out zero, the samplers add the last step",
     )
     case(
         name,
         "sigmas NaN",
         lambda f=f: f(S, [1], [math.nan]),
         ValueError,
-        "sigmas must be positive and finite: leave out zero, the last step is added",
+        "sigmas must be positive and finite: leave out zero, the samplers add the last step",
     )
     case(
         name,
@@ -621,7 +622,7 @@ case(
     lambda: A(S, [1], three, snapshots=[4]),
     ValueError,
     "snapshots must be step numbers in 0..3, each once, in ascending order, not [4]: "
-    "sort them and leave out the others",
+    "sort them and remove the others",
 )
 case(
     "heun",
@@ -742,7 +743,7 @@ case(
     "labels length",
     lambda: P(S, x, 0.5, [1]),
     ValueError,
-    "labels must be as many as images, 4, not 1: pass one each",
+    "labels must have length 4, one per image, not 1: pass one per image",
 )
 case(
     "posterior_sampling",
@@ -790,8 +791,8 @@ for name, f in {
         "mask shape",
         lambda f=f: f(S, None, three, x, known[:, :3]),
         ValueError,
-        "known must fit images of shape [4, 1, 28, 28], not [1, 3, 28]: pass a mask of "
-        "one image or of all",
+        "known must fit images of shape [4, 1, 28, 28], not [1, 3, 28]: pass one mask for "
+        "all images, or one per image",
     )
     case(
         name,
@@ -805,7 +806,7 @@ for name, f in {
         "labels length",
         lambda f=f: f(S, [1], three, x, known),
         ValueError,
-        "labels must be as many as images, 4, not 1: pass one each",
+        "labels must have length 4, one per image, not 1: pass one per image",
     )
     case(
         name,
@@ -862,7 +863,7 @@ case(
     lambda: inverse.spherical(x, x[:1], 0.5),
     ValueError,
     "the first latents and the second latents must have the same shape, not [4, 1, "
-    "28, 28] and [1, 1, 28, 28]: pass as many of each",
+    "28, 28] and [1, 1, 28, 28]: pass tensors of the same shape",
 )
 case(
     "spherical",
@@ -891,7 +892,7 @@ case(
     "length",
     lambda: K(S, x, sigmas=[1.0]),
     ValueError,
-    "the number of sigmas must be 2 or more, not 1: pass more of them",
+    "the number of sigmas must be at least 2, not 1: pass more of them",
 )
 case(
     "log_likelihood",
@@ -905,7 +906,7 @@ case(
     "labels length",
     lambda: K(S, x, [1]),
     ValueError,
-    "labels must be as many as images, 4, not 1: pass one each",
+    "labels must have length 4, one per image, not 1: pass one per image",
 )
 case(
     "log_likelihood",
@@ -985,7 +986,7 @@ case(
     "sigma type",
     lambda: D(score, x, "0.5"),
     TypeError,
-    "sigma must be numbers, not str: pass one, or one per image",
+    "sigma must be numbers, not str: pass one number, or one per image",
 )
 case(
     "denoising_score_matching_loss",
@@ -1056,7 +1057,7 @@ case(
     "NaN",
     lambda: CH(energy, nan, 0.5),
     ValueError,
-    "clean must be finite, but they hold NaN or infinity: look where they come from",
+    "clean must be finite, but they contain NaN or infinity: check where they come from",
 )
 case(
     "load_pretrained",
@@ -1099,21 +1100,21 @@ case(
     "NaN",
     lambda: next(data.minibatches(nan, [1] * 4, 2)),
     ValueError,
-    "images must be finite, but they hold NaN or infinity: look where they come from",
+    "images must be finite, but they contain NaN or infinity: check where they come from",
 )
 case(
     "minibatches",
     "labels length",
     lambda: next(data.minibatches(x, [1] * 3, 2)),
     ValueError,
-    "labels must be as many as images, 4, not 3: pass one each",
+    "labels must have length 4, one per image, not 3: pass one per image",
 )
 case(
     "minibatches",
     "labels range",
     lambda: next(data.minibatches(x, [10] * 4, 2)),
     ValueError,
-    "labels must lie in 0..9, but they span 10..10: pass the digits asked for",
+    "labels must lie in 0..9, but they span 10..10: pass digits",
 )
 case(
     "minibatches",
@@ -1174,7 +1175,7 @@ for name, f in {
         "NaN",
         lambda f=f: f(nan),
         ValueError,
-        "images must be finite, but they hold NaN or infinity: look where they come from",
+        "images must be finite, but they contain NaN or infinity: check where they come from",
     )
     case(
         name,
@@ -1188,28 +1189,28 @@ case(
     "length",
     lambda: EV(judge, x[:3], feats),
     ValueError,
-    "the number of images must be 4 or more, not 3: pass more of them",
+    "the number of images must be at least 4, not 3: pass more of them",
 )
 case(
     "evaluate_samples",
     "features length",
     lambda: EV(judge, x, feats[:3]),
     ValueError,
-    "the number of real features must be 4 or more, not 3: pass more of them",
+    "the number of real features must be at least 4, not 3: pass more of them",
 )
 case(
     "accuracy",
     "labels length",
     lambda: metrics.accuracy(judge, x, [1]),
     ValueError,
-    "labels must be as many as images, 4, not 1: pass one each",
+    "labels must have length 4, one per image, not 1: pass one per image",
 )
 case(
     "accuracy",
     "labels range",
     lambda: metrics.accuracy(judge, x, [10] * 4),
     ValueError,
-    "labels must lie in 0..9, but they span 10..10: pass the digits asked for",
+    "labels must lie in 0..9, but they span 10..10: pass digits",
 )
 case(
     "frechet_distance",
@@ -1230,7 +1231,7 @@ case(
     "length",
     lambda: metrics.frechet_distance(np.zeros((1, 2)), np.zeros((3, 2))),
     ValueError,
-    "the number of features must be 2 or more, not 1: pass more of them",
+    "the number of features must be at least 2, not 1: pass more of them",
 )
 case(
     "frechet_distance",
@@ -1251,7 +1252,7 @@ case(
     "length",
     lambda: metrics.precision_recall(feats[:3], feats),
     ValueError,
-    "the number of features must be 4 or more, not 3: pass more of them",
+    "the number of features must be at least 4, not 3: pass more of them",
 )
 case(
     "precision_recall",
@@ -1296,7 +1297,7 @@ for name in ("psnr", "pixel_quality"):
         lambda f=f: f(x, x[:1]),
         ValueError,
         "images and clean images must have the same shape, not [4, 1, 28, 28] and [1, 1, "
-        "28, 28]: pass as many of each",
+        "28, 28]: pass tensors of the same shape",
     )
     case(
         name,
