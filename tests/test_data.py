@@ -100,7 +100,7 @@ def test_damaged_files_are_named(small_mnist, change, message):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ("train-labels-idx1-ubyte", "a label file where an image file belongs"),
+        ("train-labels-idx1-ubyte", "a label file instead of an image file"),
         ("t10k-images-idx3-ubyte", "bytes instead of"),
     ],
 )

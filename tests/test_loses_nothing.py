@@ -121,7 +121,10 @@ def test_a_device_that_is_not_there_does_not_blame_the_file(device):
         model, _ = helpers.load_pretrained("EBM", device)
         assert next(model.parameters()).device.type == "cpu"
     except ValueError as error:
-        assert str(error) == f'device must be on this machine, not {device}: pass device="cpu"'
+        assert (
+            str(error)
+            == f'device must be available on this machine, but {device} is not: pass device="cpu"'
+        )
 
 
 def test_a_seed_in_place_of_a_generator_is_named():

@@ -1072,14 +1072,14 @@ case(
     "device",
     lambda: helpers.load_pretrained("EBM", "cuda"),
     ValueError,
-    'device must be on this machine, not cuda: pass device="cpu"',
+    'device must be available on this machine, but cuda is not: pass device="cpu"',
 )
 case(
     "load_classifier",
     "device",
     lambda: metrics.load_classifier("cuda"),
     ValueError,
-    'device must be on this machine, not cuda: pass device="cpu"',
+    'device must be available on this machine, but cuda is not: pass device="cpu"',
 )
 case(
     "minibatches",
