@@ -106,7 +106,7 @@ def test_labels_must_be_as_many_as_asked_for():
 
 
 def test_without_labels_the_number_must_be_said():
-    with pytest.raises(ValueError, match="n must be given where there are no labels"):
+    with pytest.raises(ValueError, match="n must be given if there are no labels"):
         helpers.annealed_langevin_dynamics(mixture_score, None, [1.0])
 
 

@@ -322,7 +322,7 @@ def test_a_folder_that_was_named_and_has_no_mnist_is_an_error(tmp_path, no_downl
         helpers.load_mnist(tmp_path)
     assert str(caught.value) == (
         f"no MNIST in {tmp_path} (it holds photo.jpg; download failed: no network): put the four "
-        "files there, for example train-images-idx3-ubyte.gz, or name no folder"
+        "files there, for example train-images-idx3-ubyte.gz, or pass no folder"
     )
 
 

@@ -528,7 +528,7 @@ for name, f in SAMPLERS.items():
         "number of samples missing",
         lambda f=f: f(S, None, three),
         ValueError,
-        "n must be given where there are no labels: pass n=64, or start",
+        "n must be given if there are no labels: pass n=64, or start",
     )
     case(
         name,
@@ -1224,7 +1224,8 @@ case(
     "features of different length",
     lambda: metrics.frechet_distance(np.zeros((3, 3)), np.zeros((3, 2))),
     ValueError,
-    "both sets must have equally many features, not 3 and 2: take them from the same classifier",
+    "both sets must have the same number of features, not 3 and 2: "
+    "use the same classifier for both",
 )
 case(
     "frechet_distance",
@@ -1238,7 +1239,7 @@ case(
     "NaN",
     lambda: metrics.frechet_distance(np.full((3, 2), np.nan), np.zeros((3, 2))),
     ValueError,
-    "features must be finite, but they hold NaN or infinity: look at the images",
+    "features must be finite, but they contain NaN or infinity: check the images",
 )
 case(
     "precision_recall",
@@ -1318,21 +1319,21 @@ case(
     "empty",
     lambda: metrics.auroc([], [1.0]),
     ValueError,
-    "inside must be finite numbers [N], one or more, not [0]: pass scores",
+    "inside must be one or more finite numbers [N], not [0]: pass scores",
 )
 case(
     "auroc",
     "NaN",
     lambda: metrics.auroc([math.nan], [1.0]),
     ValueError,
-    "inside must be finite numbers [N], one or more, not [1]: pass scores",
+    "inside must be one or more finite numbers [N], not [1]: pass scores",
 )
 case(
     "auroc",
     "shape",
     lambda: metrics.auroc([[1.0]], [1.0]),
     ValueError,
-    "inside must be finite numbers [N], one or more, not [1, 1]: pass scores",
+    "inside must be one or more finite numbers [N], not [1, 1]: pass scores",
 )
 case(
     "show_images",
@@ -1346,7 +1347,7 @@ case(
     "shape",
     lambda: plots.show_images(ax(), x.expand(4, 3, 28, 28), 2),
     ValueError,
-    "images must have shape [N, 1, H, W], not [4, 3, 28, 28]: take the mean over the colours",
+    "images must have shape [N, 1, H, W], not [4, 3, 28, 28]: average over the colour channels",
 )
 case(
     "show_images",
@@ -1367,7 +1368,7 @@ case(
     "empty",
     lambda: plots.plot_history(ax(), [], "k", "loss"),
     ValueError,
-    "values must be numbers [N], one or more, not [0]: pass a history",
+    "values must be one or more numbers [N], not [0]: pass a history",
 )
 case(
     "open_run",
