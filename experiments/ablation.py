@@ -1,4 +1,4 @@
-"""The energy's recipe with one thing changed at a time, and with older chains."""
+"""Ablation of the energy's training recipe, and training with more old chains."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def as_text(change):
 
 
 def ablation_run(arguments):
-    """Train and evaluate one changed recipe; its updates follow from equal evaluations."""
+    """Train and evaluate one changed recipe with the given number of gradient evaluations."""
     name, seed, evaluations, n, root = arguments
     recipe = SMALLER._replace(**CHANGES[name])
     updates = evaluations // (recipe.langevin_steps * recipe.batch_size)
@@ -52,7 +52,7 @@ def ablation_run(arguments):
 
 
 def ablation(lab, evaluations=1_280_000, n=500, seeds=(1, 2), root="runs/experiments/ablation"):
-    """Change each part of the recipe, at equal gradient evaluations, two seeds each."""
+    """Measure one change of the recipe at a time, with equal gradient evaluations and two seeds."""
     jobs = [(name, seed, evaluations, n, root) for name in CHANGES for seed in seeds]
     return {
         "n": n,
@@ -65,7 +65,7 @@ def ablation(lab, evaluations=1_280_000, n=500, seeds=(1, 2), root="runs/experim
 
 
 def draw_ablation(results, folder):
-    """Draw the distance of each changed recipe after 60 and 500 steps, one dot per seed."""
+    """Draw the Fréchet distance of each changed recipe after 60 and 500 steps."""
     import matplotlib.pyplot as plt
 
     measured = results["ablation"]
@@ -101,7 +101,7 @@ def older_chains(
     seed=1,
     root="runs/experiments",
 ):
-    """Train with half of each batch from old chains; evaluate it beside the committed energy."""
+    """Measure training with half of each batch from old chains against the committed energy."""
     path, found = Path(root) / "older-chains.pt", {}
     model, _ = train_energy(BEST._replace(**OLDER), lab.digits, path, seed)
     committed, _ = load_pretrained("EBM-BestPractice", lab.device)

@@ -1,4 +1,4 @@
-"""Chains of the energies from noise: quality against chain length, and nearest training images."""
+"""Sample quality of the energies against chain length, and nearest training images."""
 
 import time
 from pathlib import Path
@@ -23,7 +23,7 @@ COLORS = {"no_buffer": "tab:blue", "replay_buffer": "tab:orange", "tutorial": "t
 
 
 def evaluate_chains(lab, model, recipe, seed, n, lengths, name):
-    """Return {steps: metrics} of n fresh chains of one energy, run on from length to length."""
+    """Return {steps: metrics} of n fresh chains of one energy at increasing lengths."""
     generator = torch.Generator(lab.device).manual_seed(seed)
     start = torch.rand(n, *IMAGE_SHAPE, device=lab.device, generator=generator)
     options = {**recipe.chain, "snapshots": lengths, "generator": generator}
@@ -74,7 +74,7 @@ def chains_of(key, lab, name, digest, seed, lengths, later):
 
 
 def chains(lab, seed=7, lengths=(20, 60, 200, 500), later=(1_000, 2_000, 5_000, 10_000)):
-    """Measure the quality of fresh chains against their length, for three energies."""
+    """Measure the quality of fresh chains against their length for three energies."""
     few = min(1_000, lab.max_samples)
     many = lab.max_samples // few * few
     energies = {}
@@ -91,7 +91,7 @@ def chains(lab, seed=7, lengths=(20, 60, 200, 500), later=(1_000, 2_000, 5_000, 
 
 
 def draw_chain_length(results, folder):
-    """Draw the Fréchet distance of three energies' chains against their length."""
+    """Draw the Fréchet distance of the energies against chain length."""
     import matplotlib.pyplot as plt
 
     measured = results["chains"]
@@ -119,7 +119,7 @@ def draw_chain_length(results, folder):
 
 
 def draw_memorisation(results, folder):
-    """Draw how far samples are from their nearest training images, beside test digits."""
+    """Draw the distances of samples and test digits to their nearest training images."""
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(7, 3))
@@ -144,8 +144,8 @@ def draw_memorisation(results, folder):
 
 
 def tutorial(lab):
-    """Train by the tutorial's settings, as many updates as fit the replay buffer's minutes."""
-    torch.set_num_threads(1)  # as the two EBMs were trained
+    """Train an energy with the tutorial's settings and write its weights to checkpoints/."""
+    torch.set_num_threads(1)  # like the training of the two EBMs
     name = "EBM-tutorial-settings"
     run = runs.Run(name, "full", False, True, Path("runs/experiments"))  # to checkpoints/
     model, _ = train_energy(TUTORIAL._replace(updates=1_900), lab.digits, run.checkpoint, seed=1)

@@ -1,4 +1,4 @@
-"""Training stability: replay buffer against baseline, and what the squared energy does."""
+"""Training stability: replay buffer against baseline, and the effect of squared energies."""
 
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -17,15 +17,15 @@ from experiments.names import label
 from experiments.training import BEST, Recipe, train_energy
 from helpers import EnergyNetwork, langevin_dynamics, load_pretrained
 
-DIVERGED = 1.0  # an energy gap beyond this, averaged over 50 updates of a run's second half
-SHOWN, WINDOW = 2_500, 50  # updates of the committed runs that are drawn, and their running mean
+DIVERGED = 1.0  # threshold of the energy gap, averaged over 50 updates in a run's second half
+SHOWN, WINDOW = 2_500, 50  # drawn updates of the committed runs, and window of their mean
 GAP_LABEL = "energy gap $E(x^-) - E(x^+)$"
 
 # ------------------------------------------------------------------------- energies over seeds
 
 
 def one_core_each(function, jobs):
-    """Return [function(job) for job in jobs], as many at a time as there are cores."""
+    """Return [function(job) for job in jobs], computed on all cores, one job per core."""
     os.environ.update(OMP_NUM_THREADS="1", TQDM_DISABLE="1")
     options = get_context("spawn"), torch.set_num_threads, (1,)
     with ProcessPoolExecutor(os.cpu_count(), *options) as pool:
@@ -33,7 +33,7 @@ def one_core_each(function, jobs):
 
 
 def train_and_evaluate(recipe, seed, n, lengths, path):
-    """Train one energy and evaluate n fresh chains: (history, metrics by steps, minutes)."""
+    """Train one energy; return (history, metrics of n fresh chains by steps, minutes)."""
     lab = open_laboratory()
     model, history = train_energy(recipe, lab.digits, path, seed)
     found = evaluate_chains(lab, model, recipe, 1_000 + seed, n, lengths, path.stem)
@@ -45,7 +45,7 @@ def running_mean(values, window):
 
 
 def autocorrelation(values, lag):
-    """Return the correlation of a series with itself `lag` entries later."""
+    """Return the autocorrelation of a series at `lag`."""
     centred = values - values.mean()
     return float((centred[lag:] * centred[:-lag]).mean() / centred.var())
 
@@ -56,7 +56,7 @@ def gap_of(history):
 
 
 def gap_statistics(history):
-    """Return size and oscillation of the energy gap over a run's second half."""
+    """Return size and oscillation of the energy gap in a run's second half."""
     gap = gap_of(history)
     late = gap[len(gap) // 2 :]
     lags = [lag for lag in (1, 10, 50) if lag < len(late) // 2]
@@ -71,7 +71,7 @@ def gap_statistics(history):
 
 
 def stability_run(arguments):
-    """Train one energy by the baseline's settings, with or without one buffer; evaluate it."""
+    """Train and evaluate one energy with the baseline's settings, with or without a buffer."""
     seed, buffered, updates, n, root = arguments
     recipe = Recipe(updates=updates, buffer_size=10_000 if buffered else 0)
     path = Path(root) / f"{'buffer' if buffered else 'no-buffer'}-{seed}.pt"
@@ -91,7 +91,7 @@ def stability_run(arguments):
 
 
 def summary_of(seeds):
-    """Return mean and standard deviation over runs of what `stability_run` returned."""
+    """Return mean and standard deviation over the results of `stability_run`."""
     keys = ("gap_mean", "gap_mean_size", "gap_std")
     summary = {key: mean_and_std([run[key] for run in seeds]) for key in keys}
     summary["gap_autocorrelation"] = {
@@ -107,14 +107,14 @@ def summary_of(seeds):
 
 
 def stability(lab, updates=1_200, n=1_000, seeds=range(1, 6), root="runs/experiments/stability"):
-    """Train five seeds with and without a buffer, at equal gradient evaluations."""
+    """Measure stability over five seeds with and without a buffer, at equal cost."""
     jobs = [(seed, buffered, updates, n, root) for seed in seeds for buffered in (True, False)]
     found = one_core_each(stability_run, jobs)
     report = {
         "n": n,
         "updates": updates,
         "gradient_evaluations": updates * Recipe().langevin_steps,
-        "minutes": round(sum(run["training_minutes"] for run in found), 1),  # of one core
+        "minutes": round(sum(run["training_minutes"] for run in found), 1),  # on one core
     }
     for side, buffered in (("replay_buffer", True), ("no_buffer", False)):
         seeds_of_side = [run for run in found if run["buffered"] == buffered]
@@ -123,7 +123,7 @@ def stability(lab, updates=1_200, n=1_000, seeds=range(1, 6), root="runs/experim
 
 
 def draw_committed_runs(axes):
-    """Draw loss and energy gap of the two committed runs, every update pale, their means bold."""
+    """Draw loss and energy gap of the committed runs: updates faint, running mean bold."""
     runs = {"EBM": ("no_buffer", "tab:blue"), "EBM-BestPractice": ("replay_buffer", "tab:orange")}
     for name, (side, color) in runs.items():
         history = load_pretrained(name, "cpu")[1]["history"]
@@ -135,7 +135,7 @@ def draw_committed_runs(axes):
 
 
 def draw_seeds(ax, measured):
-    """Draw the energy gap over the seeds: the median as a line, the range as a band."""
+    """Draw median (line) and range (band) of the energy gap over the seeds."""
     for side, color in (("no_buffer", "tab:blue"), ("replay_buffer", "tab:orange")):
         seeds = measured[side]["runs"]
         gaps = np.array([run["curves"]["gap"] for run in seeds])
@@ -176,7 +176,7 @@ def draw_stability(results, folder):
     plt.close(figure)
 
 
-# -------------------------------------------------------------------------------- break-away
+# -------------------------------------------------------------------------------- divergence
 
 
 def where_chains_go(energy, recipe, seed, n, steps, device):
@@ -192,9 +192,10 @@ def where_chains_go(energy, recipe, seed, n, steps, device):
 
 
 def break_away(lab, updates=6_000, n=64, seed=1, root="runs/experiments"):
-    """Train EBM-BestPractice.ipynb's recipe with the samples' energy squared in the loss too.
+    """Measure the full recipe with squared energies of the samples in the loss.
 
-    It is measured beside the committed run, whose learning rate is the same constant so far.
+    It is compared with the committed run over the updates in which both have the same constant
+    learning rate.
     """
     recipe = BEST._replace(updates=updates, fall=0.0, regularise_samples=True)
     path = Path(root) / "break-away.pt"
@@ -209,7 +210,7 @@ def break_away(lab, updates=6_000, n=64, seed=1, root="runs/experiments"):
     }
     window, steps = max(updates // 120, 1), [0, 5, 20, 100]
     report = {
-        "minutes": round(run["seconds"] / 60, 1),  # of training, also if it was done before
+        "minutes": round(run["seconds"] / 60, 1),  # of training, even if it was resumed
         "seed": seed,
         "n": n,
         "updates": updates,
@@ -226,7 +227,7 @@ def break_away(lab, updates=6_000, n=64, seed=1, root="runs/experiments"):
 
 
 def draw_break_away(results, folder):
-    """Draw the energy gap with and without the squared energy, and where chains go."""
+    """Draw the energy gap and the energy of chains with and without squared sample energies."""
     import matplotlib.pyplot as plt
 
     measured = results["break-away"]
