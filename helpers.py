@@ -320,8 +320,8 @@ def langevin_dynamics(
     `snapshots` (step numbers, ascending) x and the frames [len(snapshots), B, ...]. Raises
     FloatingPointError if the chain diverges; check=False omits this check, so that no GPU waits.
     """
-    checks.check_floats(samples, "samples")
     checks.check_langevin(steps, step_size, noise, clip, bounds, generator)
+    checks.check_start(samples, bounds)
     device = device_of(model) or samples.device
     x = samples.to(device, copy=True, memory_format=torch.contiguous_format)
     grad_energy, z = energy_gradient(model, x), torch.empty_like(x)
@@ -462,6 +462,7 @@ def set_learning_rate(optimizer, peak, update, total, warmup=100, fall=0.8, last
 
     It decays to `last` * peak over the final share `fall` of the run (0 means no decay).
     """
+    checks.check_schedule(peak, update, total, warmup, fall, last)
     falling = max(last, (total - update) / total / fall) if fall else 1.0
     rate = peak * min(1.0, (update + 1) / min(warmup, total), falling)
     for group in optimizer.param_groups:

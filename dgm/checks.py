@@ -1,8 +1,7 @@
 """Image shape and pixel statistics, and checks of the arguments of public functions.
 
-Functions that run in every update or step (losses, networks, buffer) check type, dtype, shape and
-device only, because these checks never wait for a GPU. Loaders, metrics and samplers also check
-values, once.
+Functions that run in every update or step (losses, networks, buffer) check only type, dtype, shape
+and device, which never waits for a GPU. Loaders, metrics and samplers also check values, once.
 """
 
 import inspect
@@ -35,7 +34,8 @@ def check_floats(x, name):
     """Raise TypeError or ValueError unless x is a floating-point tensor [B, ...] with B >= 1."""
     check_tensor(x, name)
     if not x.is_floating_point():
-        raise ValueError(f"{name} must be floating point, not {x.dtype}: call .float()")
+        cure = "call .float() / 255" if x.dtype == torch.uint8 else "call .float()"
+        raise ValueError(f"{name} must be floating point, not {x.dtype}: {cure}")
     if x.dim() == 0:
         raise ValueError(f"{name} must have shape [B, ...], not []: add a dimension with [None]")
 
@@ -90,9 +90,8 @@ def check_images(images, name="images", device=None):
 def check_values(images, name="images"):
     """Raise ValueError unless all pixels are finite and on the scale [0, 1].
 
-    Noisy images may leave the range. Images on another scale (0..255 or [-1, 1]) are recognised
-    by pixels that lie more than 0.5 outside [0, 1] on average. Call it once, because it waits for
-    a GPU.
+    Noisy images may leave the range. On another scale (0..255 or [-1, 1]), pixels lie more than
+    0.5 outside [0, 1] on average. Call it once, because it waits for a GPU.
     """
     check_all_finite(images, name)
     low, high = images.min().item(), images.max().item()
@@ -228,6 +227,31 @@ def check_langevin(steps, step_size, noise, clip, bounds, generator):
         check_number(clip, "clip", above=0)
     check_bounds(bounds)
     check_generator(generator)
+
+
+def check_start(samples, bounds):
+    """Raise TypeError or ValueError unless samples can start a Langevin chain.
+
+    Images on the scale 0..255 are rejected on a CPU only, because a GPU would have to wait.
+    """
+    check_floats(samples, "samples")
+    if samples.device.type != "cpu" or samples.shape[1:] != IMAGE_SHAPE or bounds is None:
+        return
+    low, high = samples.min().item(), samples.max().item()
+    if tuple(bounds) == (0, 1) and low >= 0 and high > 2:
+        raise ValueError(
+            f"samples must lie in [0, 1], but they span [{low:.3g}, {high:.3g}]: divide by 255"
+        )
+
+
+def check_schedule(peak, update, total, warmup, fall, last):
+    """Raise TypeError or ValueError for invalid settings of a learning-rate schedule."""
+    check_number(peak, "peak", low=0)
+    check_count(update, "update", low=0)
+    check_count(total, "total")
+    check_count(warmup, "warmup")
+    check_number(fall, "fall", low=0, high=1)
+    check_number(last, "last", low=0, high=1)
 
 
 def check_bounds(bounds):

@@ -167,6 +167,8 @@ def annealed_step(sigmas, steps):
     After `steps` steps, the variance of a level should be sigma_i^2. Among 10,000 values of
     r = epsilon / sigma_L^2, this is the one whose relative variance ends closest to 1.
     """
+    check_sigmas(sigmas)
+    check_count(steps, "steps")
     gamma = float(sigmas[0] / sigmas[-1]) ** (1 / max(len(sigmas) - 1, 1))
     r = torch.linspace(1e-4, 1, 10_000, dtype=torch.float64)
     stationary = 1 / (1 - r / 2)
@@ -176,6 +178,7 @@ def annealed_step(sigmas, steps):
 
 def largest_distance(images, block=2_000):
     """Return the largest Euclidean distance between two images (Song & Ermon 2020, technique 1)."""
+    check_floats(images, "images")
     flat = images.flatten(1)
     return max(torch.cdist(part, flat).max().item() for part in flat.split(block))
 
@@ -186,6 +189,8 @@ def level_overlap(ratio, dimensions):
     It is the probability that the norm of the noise at the smaller level lies within three
     standard deviations of the mean norm at the larger (Song & Ermon 2020, section 3.2).
     """
+    check_number(ratio, "ratio", low=1)
+    check_count(dimensions, "dimensions")
     middle = math.sqrt(2 * dimensions) * (ratio - 1)
     return norm.cdf(middle + 3 * ratio) - norm.cdf(middle - 3 * ratio)
 
@@ -196,11 +201,23 @@ def level_ratio(dimensions, overlap=0.5):
     def excess(ratio):
         return level_overlap(ratio, dimensions) - overlap
 
-    return brentq(excess, 1.0, 2.0 + 6 / math.sqrt(2 * dimensions))
+    check_count(dimensions, "dimensions")
+    check_number(overlap, "overlap", above=0)
+    largest = 2.0 + 6 / math.sqrt(2 * dimensions)
+    low, high = level_overlap(largest, dimensions), level_overlap(1.0, dimensions)
+    if not low < overlap < high:
+        raise ValueError(
+            f"overlap must be between {low:.3g} and {high:.3g} in {dimensions} dimensions, "
+            f"not {overlap:g}: pass another number"
+        )
+    return brentq(excess, 1.0, largest)
 
 
 def number_of_levels(first, last, ratio):
     """Return the unrounded number of levels with this ratio from sigma_1 to sigma_L."""
+    check_number(last, "last", above=0)
+    check_number(first, "first", above=0)
+    check_number(ratio, "ratio", above=1)
     return 1 + math.log(first / last) / math.log(ratio)
 
 

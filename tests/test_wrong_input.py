@@ -1379,6 +1379,101 @@ case(
 )
 
 
+case(
+    "precision_recall",
+    "dimensions",
+    lambda: metrics.precision_recall(feats, feats[:, :64]),
+    ValueError,
+    "both sets must have the same number of features, not 128 and 64: "
+    "use the same classifier for both",
+)
+case(
+    "langevin_dynamics",
+    "bytes",
+    lambda: L(energy, (255 * x).byte()),
+    ValueError,
+    "samples must be floating point, not torch.uint8: call .float() / 255",
+)
+case(
+    "langevin_dynamics",
+    "scale",
+    lambda: L(energy, 255 * x),
+    ValueError,
+    "samples must lie in [0, 1], but they span [0.0203, 255]: divide by 255",
+)
+case(
+    "annealed_step",
+    "sigmas order",
+    lambda: samplers.annealed_step(three.flip(0), 8),
+    ValueError,
+    "sigmas must descend, from the largest noise to the smallest: pass sigmas.flip(0)",
+)
+case(
+    "annealed_step",
+    "steps range",
+    lambda: samplers.annealed_step(three, 0),
+    ValueError,
+    "steps must be at least 1, not 0: pass a larger number",
+)
+case(
+    "largest_distance",
+    "type",
+    lambda: samplers.largest_distance(x.numpy()),
+    TypeError,
+    "images must be a torch tensor, not ndarray: pass torch.from_numpy(array)",
+)
+case(
+    "level_overlap",
+    "ratio range",
+    lambda: samplers.level_overlap(0.9, 784),
+    ValueError,
+    "ratio must be finite and at least 1, not 0.9: pass another number",
+)
+case(
+    "level_overlap",
+    "dimensions range",
+    lambda: samplers.level_overlap(1.1, 0),
+    ValueError,
+    "dimensions must be at least 1, not 0: pass a larger number",
+)
+case(
+    "level_ratio",
+    "overlap range",
+    lambda: samplers.level_ratio(784, 1.5),
+    ValueError,
+    "overlap must be between 0 and 0.997 in 784 dimensions, not 1.5: pass another number",
+)
+case(
+    "number_of_levels",
+    "ratio range",
+    lambda: samplers.number_of_levels(10.0, 0.01, 1.0),
+    ValueError,
+    "ratio must be finite and greater than 1, not 1: pass another number",
+)
+optimizer = torch.optim.Adam(energy.parameters())
+case(
+    "set_learning_rate",
+    "total range",
+    lambda: helpers.set_learning_rate(optimizer, 1e-3, 0, 0),
+    ValueError,
+    "total must be at least 1, not 0: pass a larger number",
+)
+case(
+    "set_learning_rate",
+    "warmup range",
+    lambda: helpers.set_learning_rate(optimizer, 1e-3, 0, 10, warmup=0),
+    ValueError,
+    "warmup must be at least 1, not 0: pass a larger number",
+)
+case(
+    "set_learning_rate",
+    "fall range",
+    lambda: helpers.set_learning_rate(optimizer, 1e-3, 0, 10, fall=1.5),
+    ValueError,
+    "fall must be finite and at least 0 and at most 1, not 1.5: pass another number",
+)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.function}-{c.kind.replace(' ', '_')}")
 def test_wrong_input_is_named(case):
     with pytest.raises(case.error) as caught:
