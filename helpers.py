@@ -1,4 +1,4 @@
-"""The subject itself: MNIST, the two networks, replay buffer, Langevin dynamics, losses.
+"""Models, losses and samplers: MNIST, two networks, replay buffer, Langevin dynamics.
 
 Conventions: p(x) is proportional to exp(-E(x)), so a low energy means a likely image. Images are
 float32 [B, 1, 28, 28] in [0, 1]; noise levels `sigmas` are a descending 1-D tensor on the same
@@ -29,11 +29,11 @@ from dgm.samplers import (
 
 
 def load_mnist(root=None, device="cpu", download=True):
-    """Return MNIST on the device as a tuple with names (train_images, train_labels, ...).
+    """Return MNIST on the device as a named tuple (train_images, train_labels, ...).
 
-    It is read from `root`/MNIST/raw (default $MNIST_ROOT, else data/) and downloaded where it is
-    absent. Without files and network it says so and returns scikit-learn's UCI digits, resized.
-    Raises ValueError naming a damaged file, FileNotFoundError naming missing files.
+    The files are read from `root`/MNIST/raw (default $MNIST_ROOT, else data/) and downloaded if
+    they are absent. Without files and network, a message says so and scikit-learn's UCI digits
+    are returned, resized. Raises ValueError for a damaged file, FileNotFoundError for missing ones.
     """
     return data.read_mnist(root, device, download)
 
@@ -42,10 +42,10 @@ def load_mnist(root=None, device="cpu", download=True):
 
 
 class EnergyNetwork(nn.Module):
-    """Map images [B, 1, 28, 28] to energies E(x) [B], low = likely.
+    """A network that maps images [B, 1, 28, 28] to energies E(x) [B], low = likely.
 
-    Smooth activations, no normalisation, no dropout. The layers run in bfloat16 where the chip
-    has it natively; the result is float32. Raises ValueError for images of another shape or type.
+    It has smooth activations, no normalisation and no dropout. The layers run in bfloat16 if the
+    chip supports it natively; the result is float32. Raises ValueError for a wrong shape or dtype.
     """
 
     def __init__(self, width=32):
@@ -74,7 +74,7 @@ class EnergyNetwork(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, scaled and shifted by the embedding of (sigma, label)."""
+    """Two 3x3 convolutions with a scale and shift from the embedding of (sigma, label)."""
 
     def __init__(self, c_in, c_out, embedding):
         super().__init__()
@@ -93,7 +93,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the 7x7 positions, so that both ends of a stroke see each other."""
+    """Self-attention over the 7x7 positions, which connects distant parts of a stroke."""
 
     def __init__(self, channels, heads=4):
         super().__init__()
@@ -108,17 +108,17 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
         qkv = qkv.transpose(-1, -2)
         if x.is_cuda or not torch.is_grad_enabled():
-            qkv = qkv.contiguous()  # takes the fused kernel: on a CPU faster, but not in training
+            qkv = qkv.contiguous()  # for the fused kernel; no gain in training on a CPU
         attended = F.scaled_dot_product_attention(*qkv.unbind(1))  # [B, heads, 49, c / heads]
         return x + self.out(attended.transpose(-1, -2).reshape(b, c, h, w))
 
 
 class ScoreNetwork(nn.Module):
-    """The score s(x, sigma, label) of the digits blurred with N(0, sigma^2), label or none.
+    """A network for the score s(x, sigma, label) of digits with noise N(0, sigma^2).
 
-    A small U-Net on 14x14 positions (2x2 pixels each) and 7x7, preconditioned as in Karras et al.
-    2022, table 1: D(x) = c_skip x + c_out F(c_in x), score = (D(x) - x) / sigma^2, written so that
-    nothing cancels at small sigma.
+    It is a small U-Net on 14x14 positions (2x2 pixels each) and 7x7, preconditioned as in Karras
+    et al. 2022, table 1: D(x) = c_skip x + c_out F(c_in x), score = (D(x) - x) / sigma^2, in a
+    form without cancellation at small sigma. The label is optional.
     """
 
     NO_LABEL = NO_LABEL
@@ -138,7 +138,7 @@ class ScoreNetwork(nn.Module):
         self.grow = nn.Conv2d(2 * w, w, 3, padding=1)
         self.up = nn.ModuleList([ResidualBlock(2 * w, w, e), ResidualBlock(2 * w, w, e)])
         self.out = nn.Sequential(nn.GroupNorm(8, w), nn.SiLU(), nn.Conv2d(w, 4, 3, padding=1))
-        nn.init.zeros_(self.out[-1].weight)  # so that it starts as the exact score of one Gaussian
+        nn.init.zeros_(self.out[-1].weight)  # the network starts as the exact score of a Gaussian
         nn.init.zeros_(self.out[-1].bias)
 
     def unet(self, x, log_sigma, labels):
@@ -160,9 +160,9 @@ class ScoreNetwork(nn.Module):
         return F.pixel_shuffle(self.out(h), 2)  # [B, 1, 28, 28]
 
     def forward(self, x, sigma, labels=None):
-        """Return the score; sigma is a number or [B], labels [B] in 0..9 or None.
+        """Return the score. `sigma` is a number or [B], `labels` are [B] in 0..9 or None.
 
-        NO_LABEL marks single images without a label.
+        NO_LABEL marks individual images without a label.
         """
         checks.check_images(x, device=self.stem.weight.device)
         sigma = checks.per_image(sigma, x)
@@ -174,7 +174,7 @@ class ScoreNetwork(nn.Module):
         return PIXEL_STD / (s * total) * f - centred / total**2
 
     def score(self, x, sigma, labels=None):
-        """Return the score, all arguments checked.
+        """Return the score after checking all arguments.
 
         Raises ValueError for wrong images or labels, and for a sigma that is not positive.
         """
@@ -193,7 +193,7 @@ class ScoreNetwork(nn.Module):
 
 
 def frozen_energy(model):
-    """Return a frozen copy; an EnergyNetwork's weights are cast here, not in every step."""
+    """Return a frozen copy. The weights of an EnergyNetwork are cast once, not in every step."""
     energy = frozen(model)
     if isinstance(energy, EnergyNetwork):
         dtype = chain_dtype(device_of(energy))
@@ -203,10 +203,10 @@ def frozen_energy(model):
 
 
 def energy_gradient(model, x):
-    """Return the function x -> grad E(x) for chains that start as x.
+    """Return the function x -> grad E(x) for chains whose first state is x.
 
-    It is the chain rule written out (dgm/fast_gradient.py) for an EnergyNetwork, which raises
-    ValueError where it is given anything but images, and autograd for every other energy.
+    An EnergyNetwork uses the chain rule written out (dgm/fast_gradient.py) and raises ValueError
+    for anything but images. Every other energy uses autograd.
     """
     model = model.module if isinstance(model, AveragedModel) else model
     on_known_device = x.device.type in ("cpu", "cuda")
@@ -218,7 +218,7 @@ def energy_gradient(model, x):
     checks.check_takes(model, "x")
     energy, checked = frozen_energy(model), False
 
-    @torch.inference_mode(False)  # else nothing has a gradient
+    @torch.inference_mode(False)  # tensors of inference mode have no gradients
     @torch.enable_grad()
     def gradient(x):
         nonlocal checked
@@ -233,7 +233,7 @@ def energy_gradient(model, x):
 
 
 def ema_of(model, decay):
-    """Return a moving average of the weights: call update_parameters(model) after each update."""
+    """Return a moving average of the weights; call update_parameters(model) after each update."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
@@ -243,10 +243,10 @@ def ema_of(model, decay):
 class ReplayBuffer:
     """Persistent chains (Tieleman 2008; Du & Mordatch 2019): `size` images as one tensor.
 
-    sample() draws distinct slots and re-draws each from uniform noise with its probability.
-    `redraw` is that probability, or a pair (often, rarely) of them in geometric progression from
-    the first slot to the last, so that the chains are of every age. write_back() puts the chains
-    that ran on from there into the same slots. Raises ValueError for what is no probability.
+    sample() draws distinct slots and restarts each from uniform noise with probability `redraw`.
+    A pair (often, rarely) gives probabilities in geometric progression from the first slot to
+    the last, so that chains of every age occur. write_back() stores the continued chains in the
+    same slots. Raises ValueError if `redraw` is not a probability.
     """
 
     def __init__(self, size=10_000, redraw=0.05, chains=None, device="cpu", generator=None):
@@ -267,9 +267,9 @@ class ReplayBuffer:
         return len(self.chains)
 
     def sample(self, batch_size):
-        """Return start points [batch_size, 1, 28, 28].
+        """Return initial states [batch_size, 1, 28, 28].
 
-        Raises ValueError if more are asked for than there are slots.
+        Raises ValueError if batch_size exceeds the number of slots.
         """
         checks.check_count(batch_size, "batch_size", high=len(self))
         options = {"device": self.chains.device, "generator": self.generator}
@@ -281,7 +281,7 @@ class ReplayBuffer:
     def write_back(self, samples):
         """Store the chains in the slots of the last sample().
 
-        Raises ValueError if they are not as many.
+        Raises ValueError if their number differs.
         """
         checks.check_images(samples, "samples", self.chains.device)
         drawn = 0 if self.slots is None else len(self.slots)
@@ -314,14 +314,14 @@ def langevin_dynamics(
 ):
     """Run Langevin dynamics on an energy, x <- x - step_size grad E(x) + noise z (Xie et al. 2016).
 
-    `model` maps x [B, ...] to energies [B]. The defaults are the trained recipe: cold (noise far
+    `model` maps x [B, ...] to energies [B]. The defaults are those of the training: low noise (far
     below sqrt(2 step_size)), gradient clipped per pixel, pixels clamped. noise=sqrt(2 step_size),
-    clip=None and bounds=None is unadjusted Langevin proper. Returns x [B, ...], or with
+    clip=None and bounds=None give unadjusted Langevin dynamics. Returns x [B, ...], or with
     `snapshots` (step numbers, ascending) x and the frames [len(snapshots), B, ...]. Raises
-    FloatingPointError if the chain diverges; `check=False` does not look, so that no GPU waits.
+    FloatingPointError if the chain diverges; check=False omits this check, so that no GPU waits.
     """
-    checks.check_floats(samples, "samples")
     checks.check_langevin(steps, step_size, noise, clip, bounds, generator)
+    checks.check_start(samples, bounds)
     device = device_of(model) or samples.device
     x = samples.to(device, copy=True, memory_format=torch.contiguous_format)
     grad_energy, z = energy_gradient(model, x), torch.empty_like(x)
@@ -356,13 +356,13 @@ def annealed_langevin_dynamics(
     generator=None,
     progress=False,
 ):
-    """Run annealed Langevin dynamics on a score (Song & Ermon 2019, algorithm 1, form of 2020).
+    """Run annealed Langevin dynamics on a score (Song & Ermon 2019, algorithm 1, 2020 form).
 
-    At each noise level sigma_i, `steps` times: x <- x + alpha_i s(x, sigma_i) + sqrt(2 alpha_i) z
-    with alpha_i = epsilon (sigma_i / sigma_L)^2; then x + sigma_L^2 s (Tweedie). `epsilon` None
-    means annealed_step(). The rest is as in dgm/samplers.py. `snapshots` are level numbers in
-    0..L; with them the frames come back too. Raises ValueError for bad labels or sigmas,
-    FloatingPointError if the chain diverges.
+    Repeats x <- x + alpha_i s(x, sigma_i) + sqrt(2 alpha_i) z, alpha_i = epsilon (sigma_i /
+    sigma_L)^2, `steps` times per noise level, then returns x + sigma_L^2 s (Tweedie). `epsilon`
+    None means annealed_step(). The other arguments are those of dgm/samplers.py. With `snapshots`
+    (level numbers in 0..L), the frames are returned too. Raises ValueError for wrong labels or
+    sigmas, FloatingPointError if the chain diverges.
     """
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
     checks.check_count(steps, "steps")
@@ -390,9 +390,9 @@ def contrastive_divergence_loss(model, data, samples, regularisation=0.1, regula
 
     The loss is E(data) - E(samples), whose gradient is that of the negative log-likelihood
     (Hinton 2002), plus regularisation (E(data)^2 + E(samples)^2), which keeps energies near zero
-    (Du & Mordatch 2019, section 3.3). The square of E(samples) cancels the push on a sample of
-    energy 1 / (2 regularisation); without it (`regularise_samples`) a chain that is stuck at such
-    an energy goes on being pushed. Raises ValueError for wrong shapes or dtypes.
+    (Du & Mordatch 2019, section 3.3). At E(samples) = 1 / (2 regularisation) the two gradients in
+    E(samples) cancel; with regularise_samples=False they do not, and the loss keeps raising the
+    energy of a chain that is stuck there. Raises ValueError for wrong shapes or dtypes.
     """
     checks.check_images(data, "data")
     checks.check_images(samples, "samples", data.device)
@@ -417,10 +417,10 @@ def training_sigmas(
     device="cpu",
     generator=None,
 ):
-    """Draw n noise levels to train on.
+    """Draw n noise levels for training.
 
-    ln sigma ~ N(mean, spread^2), where digits take shape (Karras et al. 2022), and a share is
-    log-uniform over all that samplers visit: a level never trained on is a level not learned.
+    Most follow ln sigma ~ N(mean, spread^2), the range in which digits form (Karras et al. 2022).
+    A share is log-uniform over `span`, so that every level a sampler visits is trained.
     """
     checks.check_count(n, "n")
     checks.check_number(uniform_share, "uniform_share", low=0, high=1)
@@ -435,7 +435,7 @@ def training_sigmas(
 
 
 def edm_weight(sigma):
-    """Return the weight that makes all levels start with equal loss (Karras et al. 2022)."""
+    """Return the weight that gives all levels the same initial loss (Karras et al. 2022)."""
     return sigma**2 * (1 + sigma**2 / PIXEL_STD**2)
 
 
@@ -444,8 +444,8 @@ def denoising_score_matching_loss(
 ):
     """Return the mean of lambda(sigma) |s(x + sigma z, sigma) + z / sigma|^2 / dimensions.
 
-    Vincent 2011; Song & Ermon 2019, eq. 5 and 6. x [B, ...] is clean, sigma [B], `weight` is
-    lambda, sigma^2 as in the paper unless given; z is drawn unless given.
+    x [B, ...] is clean and sigma [B]. `weight` is lambda, by default sigma^2 as in the paper; z is
+    drawn by default (Vincent 2011; Song & Ermon 2019, eq. 5 and 6).
     """
     checks.check_floats(x, "x")
     sigma = checks.per_image(sigma, x)
@@ -458,10 +458,11 @@ def denoising_score_matching_loss(
 
 
 def set_learning_rate(optimizer, peak, update, total, warmup=100, fall=0.8, last=0.02):
-    """Set the learning rate: a linear warm-up to `peak`, then constant, then falling linearly.
+    """Set the learning rate: linear warm-up to `peak`, constant, then linear decay.
 
-    It falls to `last` * peak over the final share `fall` of the run (0: not at all).
+    It decays to `last` * peak over the final share `fall` of the run (0 means no decay).
     """
+    checks.check_schedule(peak, update, total, warmup, fall, last)
     falling = max(last, (total - update) / total / fall) if fall else 1.0
     rate = peak * min(1.0, (update + 1) / min(warmup, total), falling)
     for group in optimizer.param_groups:
@@ -469,9 +470,9 @@ def set_learning_rate(optimizer, peak, update, total, warmup=100, fall=0.8, last
 
 
 def choose_denoising_steps(model, clean, sigma, most=60, generator=None):
-    """Return how many noise-free Langevin steps bring clean + sigma z closest to `clean`.
+    """Return the number of noise-free Langevin steps that brings clean + sigma z closest to clean.
 
-    Tune on training data.
+    Use training images for `clean`.
     """
     checks.check_clean_images(clean, "clean")
     checks.check_number(sigma, "sigma", low=0)
@@ -484,9 +485,9 @@ def choose_denoising_steps(model, clean, sigma, most=60, generator=None):
 def load_pretrained(name, device=None, folder=None):
     """Return (network, record) of a committed run.
 
-    The record has its history, settings, minutes, hardware, a label that names these, for an
-    energy uint8 chains, and as `digest` twelve letters that change with the file. Raises
-    FileNotFoundError, or ValueError if the file is damaged or does not fit the network.
+    The record has history, settings, minutes, hardware, a label that summarises them, a `digest`
+    of the file and, for an energy, uint8 chains. Raises FileNotFoundError if there is no such
+    run, ValueError if the file is damaged or does not fit the network.
     """
     device = pick_device(device)
     path, record = runs.load_record(name, device, folder)

@@ -1,1 +1,1 @@
-"""What the notebooks use and need not show: data, device, samplers, metrics, runs, figures."""
+"""Supporting modules of the notebooks: data, device, samplers, metrics, runs, figures."""

@@ -1,7 +1,7 @@
-"""The shape and statistics of an image, and checks of what public functions are given.
+"""Image shape and pixel statistics, and checks of the arguments of public functions.
 
-What runs once an update or a step (losses, networks, buffer) checks type, dtype, shape and device
-only: these checks never wait for a GPU. Loaders, metrics and samplers also check values, once.
+Functions that run in every update or step (losses, networks, buffer) check only type, dtype, shape
+and device, which never waits for a GPU. Loaders, metrics and samplers also check values, once.
 """
 
 import inspect
@@ -15,13 +15,13 @@ import torch
 
 IMAGE_SHAPE = (1, 28, 28)
 PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of the MNIST training images on [0, 1]
-NO_LABEL = 10  # stands for a hidden label
+NO_LABEL = 10  # marks an image without a label
 
 # ------------------------------------------------------------------------------------ tensors
 
 
 def check_tensor(x, name):
-    """Raise TypeError unless x is a tensor, ValueError if it has no entries."""
+    """Raise TypeError unless x is a tensor, ValueError if it is empty."""
     if not torch.is_tensor(x):
         kind = type(x).__name__
         cure = "torch.from_numpy(array)" if kind == "ndarray" else "torch.as_tensor(...)"
@@ -31,21 +31,22 @@ def check_tensor(x, name):
 
 
 def check_floats(x, name):
-    """Raise TypeError or ValueError unless x is a floating-point tensor [B, ...], B one or more."""
+    """Raise TypeError or ValueError unless x is a floating-point tensor [B, ...] with B >= 1."""
     check_tensor(x, name)
     if not x.is_floating_point():
-        raise ValueError(f"{name} must be floating point, not {x.dtype}: call .float()")
+        cure = "call .float() / 255" if x.dtype == torch.uint8 else "call .float()"
+        raise ValueError(f"{name} must be floating point, not {x.dtype}: {cure}")
     if x.dim() == 0:
         raise ValueError(f"{name} must have shape [B, ...], not []: add a dimension with [None]")
 
 
 def check_chains(chains, name="chains"):
-    """Return chains as float32 [B, 1, 28, 28] on the scale [0, 1], bytes divided by 255.
+    """Return chains as float32 [B, 1, 28, 28] on the scale [0, 1]; uint8 is divided by 255.
 
     Raises TypeError or ValueError for anything else.
     """
     check_tensor(chains, name)
-    if chains.dtype == torch.uint8:  # as committed checkpoints hold them
+    if chains.dtype == torch.uint8:  # the format of committed checkpoints
         chains = chains.float() / 255
     check_images(chains, name)
     check_values(chains, name)
@@ -68,7 +69,7 @@ def check_flag(value, name):
 
 
 def check_device(x, device, name):
-    """Raise ValueError unless the tensor x is on this device."""
+    """Raise ValueError unless the tensor x is on `device`."""
     if x.device != torch.device(device):
         raise ValueError(f'{name} must be on {device}, not {x.device}: call .to("{device}")')
 
@@ -87,10 +88,10 @@ def check_images(images, name="images", device=None):
 
 
 def check_values(images, name="images"):
-    """Raise ValueError unless all pixels are finite and plainly on the scale [0, 1].
+    """Raise ValueError unless all pixels are finite and on the scale [0, 1].
 
-    Noise may leave the range. 0..255 and [-1, 1] are another scale: there, a pixel lies more than
-    0.5 outside of [0, 1] on average. Call it once: on a GPU it waits for the result.
+    Noisy images may leave the range. On another scale (0..255 or [-1, 1]), pixels lie more than
+    0.5 outside [0, 1] on average. Call it once, because it waits for a GPU.
     """
     check_all_finite(images, name)
     low, high = images.min().item(), images.max().item()
@@ -106,10 +107,10 @@ def check_values(images, name="images"):
 
 
 def check_all_finite(images, name="images"):
-    """Raise ValueError if a pixel is NaN or infinite. Call it once: on a GPU it waits."""
+    """Raise ValueError if a pixel is NaN or infinite. Call it once, because it waits for a GPU."""
     if not torch.isfinite(images).all():
         raise ValueError(
-            f"{name} must be finite, but they hold NaN or infinity: look where they come from"
+            f"{name} must be finite, but they contain NaN or infinity: check where they come from"
         )
 
 
@@ -131,22 +132,24 @@ def check_same_shape(a, b, names=("images", "clean images")):
     if a.shape != b.shape:
         raise ValueError(
             f"{names[0]} and {names[1]} must have the same shape, not {list(a.shape)} and "
-            f"{list(b.shape)}: pass as many of each"
+            f"{list(b.shape)}: pass tensors of the same shape"
         )
     check_device(a, b.device, names[0])
 
 
 def check_at_least(x, count, name):
-    """Raise ValueError unless x has `count` rows or more."""
+    """Raise ValueError unless x has at least `count` rows."""
     rows = len(x) if x.ndim else 0
     if rows < count:
-        raise ValueError(f"{name} must be {count} or more, not {rows}: pass more of them")
+        raise ValueError(f"{name} must be at least {count}, not {rows}: pass more of them")
 
 
 def check_length(x, count, name, of):
-    """Raise ValueError unless x has as many rows as something else, `count` of `of`."""
+    """Raise ValueError unless x has `count` rows, the number that `of` has."""
     if len(x) != count:
-        raise ValueError(f"{name} must be as many as {of} has, {count}, not {len(x)}: pass all")
+        raise ValueError(
+            f"{name} must have length {count}, like {of}, not {len(x)}: pass all of them"
+        )
 
 
 def check_mask(known, images):
@@ -159,16 +162,16 @@ def check_mask(known, images):
     if known.dim() > images.dim() or not all(k in (1, size) for k, size in sizes):
         raise ValueError(
             f"known must fit images of shape {list(images.shape)}, not {list(known.shape)}: "
-            "pass a mask of one image or of all"
+            "pass one mask for all images, or one per image"
         )
 
 
 def check_finite(x, what):
-    """Return x; raise FloatingPointError if a chain diverged. Call it once, after the chain."""
+    """Return x, or raise FloatingPointError if a chain diverged. Call it once, after the chain."""
     if not torch.isfinite(x).all():
         raise FloatingPointError(
-            f"{what} diverged (NaN or infinity): try a smaller step size, or clip the gradient; "
-            "or the network itself is no longer finite"
+            f"{what} diverged (NaN or infinity): try a smaller step size or clip the gradient, "
+            "and check that the weights of the network are finite"
         )
     return x
 
@@ -177,13 +180,13 @@ def check_finite(x, what):
 
 
 def check_number(value, name, low=None, high=None, above=None):
-    """Raise TypeError or ValueError unless value is a finite number in the range.
+    """Raise TypeError or ValueError unless value is a finite number within the bounds.
 
-    The range is low <= value <= high, and value > above.
+    The bounds are low <= value <= high and value > above.
     """
     try:
         value = float(None if isinstance(value, (bool, str, bytes)) else value)
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an integer too large for a float
         value = math.inf if value > 0 else -math.inf
     except (TypeError, ValueError, RuntimeError):
         kind = type(value).__name__
@@ -203,7 +206,7 @@ def check_number(value, name, low=None, high=None, above=None):
 
 
 def check_count(value, name, low=1, high=None):
-    """Raise TypeError or ValueError unless value is a whole number in low..high."""
+    """Raise TypeError or ValueError unless value is an integer in low..high."""
     try:
         value = operator.index(None if isinstance(value, bool) else value)
     except TypeError:
@@ -216,7 +219,7 @@ def check_count(value, name, low=1, high=None):
 
 
 def check_langevin(steps, step_size, noise, clip, bounds, generator):
-    """Raise TypeError or ValueError for settings that Langevin dynamics cannot use."""
+    """Raise TypeError or ValueError for invalid settings of Langevin dynamics."""
     check_count(steps, "steps", low=0)
     check_number(step_size, "step_size", low=0)
     check_number(noise, "noise", low=0)
@@ -226,8 +229,33 @@ def check_langevin(steps, step_size, noise, clip, bounds, generator):
     check_generator(generator)
 
 
+def check_start(samples, bounds):
+    """Raise TypeError or ValueError unless samples can start a Langevin chain.
+
+    Images on the scale 0..255 are rejected on a CPU only, because a GPU would have to wait.
+    """
+    check_floats(samples, "samples")
+    if samples.device.type != "cpu" or samples.shape[1:] != IMAGE_SHAPE or bounds is None:
+        return
+    low, high = samples.min().item(), samples.max().item()
+    if tuple(bounds) == (0, 1) and low >= 0 and high > 2:
+        raise ValueError(
+            f"samples must lie in [0, 1], but they span [{low:.3g}, {high:.3g}]: divide by 255"
+        )
+
+
+def check_schedule(peak, update, total, warmup, fall, last):
+    """Raise TypeError or ValueError for invalid settings of a learning-rate schedule."""
+    check_number(peak, "peak", low=0)
+    check_count(update, "update", low=0)
+    check_count(total, "total")
+    check_count(warmup, "warmup")
+    check_number(fall, "fall", low=0, high=1)
+    check_number(last, "last", low=0, high=1)
+
+
 def check_bounds(bounds):
-    """Raise ValueError unless bounds are None or a pair of numbers, the smaller first."""
+    """Raise ValueError unless bounds are None or two ascending numbers."""
     if bounds is None:
         return
     pair = tuple(bounds) if isinstance(bounds, (tuple, list)) else bounds
@@ -240,25 +268,25 @@ def check_bounds(bounds):
 
 
 def check_redraw(redraw):
-    """Return the pair (often, rarely) that `redraw` stands for.
+    """Return `redraw` as a pair (often, rarely).
 
-    Raises TypeError or ValueError unless it is a probability, or a pair of them above zero.
+    Raises TypeError or ValueError unless it is a probability or a pair of positive probabilities.
     """
     pair = tuple(redraw) if isinstance(redraw, (tuple, list)) else (redraw, redraw)
     for rate in pair:
         check_number(rate, "redraw")
     if len(pair) != 2 or not 0 <= pair[1] <= pair[0] <= 1 or (pair[1] == 0 < pair[0]):
         raise ValueError(
-            "redraw must be a probability, or a pair of them above zero, the larger first, "
+            "redraw must be a probability or a pair of positive probabilities, the larger first, "
             f"not {redraw}: pass for example 0.05"
         )
     return pair
 
 
 def check_snapshots(snapshots, steps):
-    """Return the step numbers to keep as a list.
+    """Return the step numbers to record as a list.
 
-    Raises ValueError unless they are numbers in 0..steps, each once, in ascending order.
+    Raises ValueError unless they are distinct numbers in 0..steps, in ascending order.
     """
     if snapshots is None:
         return []
@@ -267,7 +295,7 @@ def check_snapshots(snapshots, steps):
     if not wanted or not inside or wanted != sorted(set(wanted)):
         raise ValueError(
             f"snapshots must be step numbers in 0..{steps}, each once, in ascending order, "
-            f"not {wanted}: sort them and leave out the others"
+            f"not {wanted}: sort them and remove the others"
         )
     return wanted
 
@@ -276,9 +304,9 @@ def check_snapshots(snapshots, steps):
 
 
 def as_numbers(values, name, cure, **options):
-    """Return values as a tensor; raise TypeError where something in them is no number."""
+    """Return values as a tensor, or raise TypeError if they are not numbers."""
     if isinstance(values, np.ndarray):
-        values = np.ascontiguousarray(values)  # torch takes no reversed arrays
+        values = np.ascontiguousarray(values)  # torch rejects negative strides
     try:
         return torch.as_tensor(values, **options)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -290,8 +318,8 @@ def as_numbers(values, name, cure, **options):
 def check_labels(labels, n=None, device=None, hidden=True):
     """Return labels as int64 on `device`.
 
-    Raises ValueError unless they are `n` whole numbers in 0..9; with `hidden`, NO_LABEL (10) may
-    mark images without a label.
+    Raises ValueError unless they are `n` integers in 0..9. With `hidden`, NO_LABEL (10) is also
+    valid and marks images without a label.
     """
     labels = as_numbers(labels, "labels", "pass for example [5, 5, 5]", device=device)
     if labels.dim() == 1 and len(labels) == 0:
@@ -302,12 +330,12 @@ def check_labels(labels, n=None, device=None, hidden=True):
             f"labels must be a 1-D tensor of whole numbers, not {found}: pass for example [5, 5, 5]"
         )
     if n is not None and len(labels) != n:
-        raise ValueError(f"labels must be as many as images, {n}, not {len(labels)}: pass one each")
+        raise ValueError(
+            f"labels must have length {n}, one per image, not {len(labels)}: pass one per image"
+        )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > (NO_LABEL if hidden else 9):
-        raise ValueError(
-            f"labels must lie in 0..9, but they span {low}..{high}: pass the digits asked for"
-        )
+        raise ValueError(f"labels must lie in 0..9, but they span {low}..{high}: pass digits")
     return labels.long()
 
 
@@ -316,9 +344,10 @@ def is_whole(x):
 
 
 def label_per_image(labels, x):
-    """Return the labels of images x as int64, NO_LABEL for all where there are none.
+    """Return the labels of images x as int64, or NO_LABEL for every image if labels are None.
 
-    Raises as check_labels does. On a GPU, which would have to wait, it does not look at values.
+    Raises the errors of check_labels. On a GPU, where reading values means waiting, only type,
+    shape and device are checked.
     """
     if labels is None:
         return torch.full((len(x),), NO_LABEL, device=x.device)
@@ -349,7 +378,7 @@ def check_sigmas(sigmas, device=None):
         )
     if not torch.isfinite(sigmas).all() or sigmas.min() <= 0:
         raise ValueError(
-            "sigmas must be positive and finite: leave out zero, the last step is added"
+            "sigmas must be positive and finite: leave out zero, the samplers add the last step"
         )
     if (sigmas[1:] >= sigmas[:-1]).any():
         raise ValueError(
@@ -359,11 +388,11 @@ def check_sigmas(sigmas, device=None):
 
 
 def per_image(sigma, x):
-    """Return sigma as one number per image, [len(x)], like x.
+    """Return sigma as one number per image, [len(x)], with the dtype and device of x.
 
     Raises TypeError or ValueError unless it is a number or [len(x)].
     """
-    cure = "pass one, or one per image"
+    cure = "pass one number, or one per image"
     sigma = as_numbers(sigma, "sigma", cure, dtype=x.dtype, device=x.device)
     if sigma.dim() > 1 or (sigma.dim() and len(sigma) not in (1, len(x))):
         shape = list(sigma.shape)
@@ -372,20 +401,20 @@ def per_image(sigma, x):
 
 
 def check_sigma(sigma, x):
-    """Raise TypeError or ValueError unless sigma is positive and finite: a number or [len(x)]."""
+    """Raise TypeError or ValueError unless sigma is positive, finite, and a number or [len(x)]."""
     levels = per_image(sigma, x)
     if not (torch.isfinite(levels) & (levels > 0)).all():
         raise ValueError("sigma must be positive and finite: pass a number or one per image")
     square = levels.square()
     if not (torch.isfinite(square) & (square > 0)).all():
-        raise ValueError("sigma must have a square that float32 can hold: pass 1e-18 to 1e18")
+        raise ValueError("sigma must have a square within the range of float32: pass 1e-18 to 1e18")
 
 
 # ------------------------------------------------------------------------ energies and scores
 
 
 def check_energy(energy, batch):
-    """Raise TypeError or ValueError unless an energy function returned [B] or [B, 1]."""
+    """Raise TypeError or ValueError unless an energy has shape [B] or [B, 1]."""
     check_tensor(energy, "an energy")
     if tuple(energy.shape) not in ((batch,), (batch, 1)):
         raise ValueError(
@@ -395,7 +424,7 @@ def check_energy(energy, batch):
 
 
 def check_score(score, x):
-    """Raise TypeError or ValueError unless a score function returned a tensor shaped like x."""
+    """Raise TypeError or ValueError unless a score is a tensor of the shape of x."""
     check_tensor(score, "a score")
     if score.shape != x.shape:
         raise ValueError(
@@ -405,7 +434,7 @@ def check_score(score, x):
 
 
 def check_takes(function, arguments):
-    """Raise TypeError unless a model can be called with these arguments, for example "x, sigma"."""
+    """Raise TypeError unless a model accepts these arguments, for example "x, sigma"."""
     names = arguments.split(", ")
     if not callable(function):
         kind = type(function).__name__
@@ -417,5 +446,5 @@ def check_takes(function, arguments):
         raise TypeError(
             f"model must take ({arguments}), but {error}: wrap it in a lambda that does"
         ) from None
-    except ValueError:  # a builtin without a signature
+    except ValueError:  # builtins may have no signature
         return

@@ -1,4 +1,4 @@
-"""Image data: MNIST files found, downloaded and verified; the fallback; random batches."""
+"""Image data: MNIST files (search, download, verification), fallback digits, minibatches."""
 
 import gzip
 import hashlib
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from dgm.checks import IMAGE_SHAPE, check_clean_images, check_count, check_generator, check_labels
 
-IMAGES, LABELS = 2051, 2049  # the first four bytes of an image file and of a label file
+IMAGES, LABELS = 2051, 2049  # magic numbers: first four bytes of image and label files
 MNIST_FILES = {  # name: (bytes, first four bytes as a number, SHA-256)
     "train-images-idx3-ubyte": (
         47040016,
@@ -39,7 +39,7 @@ MNIST_FILES = {  # name: (bytes, first four bytes as a number, SHA-256)
 
 
 class Digits(NamedTuple):
-    """A data set on one device: images [N, 1, 28, 28] in [0, 1], labels [N] in 0..9."""
+    """A data set on one device: images [N, 1, 28, 28] in [0, 1] and labels [N] in 0..9."""
 
     train_images: torch.Tensor
     train_labels: torch.Tensor
@@ -49,17 +49,16 @@ class Digits(NamedTuple):
 
 
 def read_mnist(root=None, device="cpu", download=True):
-    """Return MNIST from a folder, or the UCI digits where none was named and none can be had.
+    """Return MNIST from a folder, or the UCI digits if no folder is given and MNIST unavailable.
 
-    `root` is by default $MNIST_ROOT, else data/; the files may lie in MNIST/raw below it, or in
-    it, unpacked or as .gz. Absent files are downloaded by torchvision. Raises ValueError naming a
-    damaged file, FileNotFoundError naming what is missing from an incomplete set or from a folder
-    that was named.
+    `root` defaults to $MNIST_ROOT, else data/. The files may be in `root`/MNIST/raw or in `root`,
+    unpacked or as .gz. If there are none, torchvision downloads them. Raises ValueError for a
+    damaged file, FileNotFoundError for an incomplete set or for a given folder without MNIST.
     """
     named = root or os.environ.get("MNIST_ROOT")
     root = Path(os.path.expandvars(named or "data")).expanduser()
     found, there = find_files(root), contents(root)
-    reason = "no files were found and downloading was not asked for"
+    reason = "no files were found, and downloading is switched off"
     if not found and download:
         reason = download_mnist(root)
         found = find_files(root)
@@ -67,29 +66,30 @@ def read_mnist(root=None, device="cpu", download=True):
     if not found and named and download:
         raise FileNotFoundError(
             f"no MNIST in {root} ({there}; {reason}): put the four files there, "
-            "for example train-images-idx3-ubyte.gz, or name no folder"
+            "for example train-images-idx3-ubyte.gz, or pass no folder"
         )
     if not found:
         print(
             f"!!! NO MNIST in {root / 'MNIST' / 'raw'} ({reason}).\n"
-            "!!! Going on with the UCI digits of scikit-learn (1,797 real digits of 8x8 pixels, "
-            "resized): good enough to try the code, not to judge a model.\n"
-            "!!! If you have MNIST, set MNIST_ROOT to the folder that has it."
+            "!!! Using the UCI digits of scikit-learn instead (1,797 real digits of 8x8 pixels, "
+            "resized). They are good enough to try the code, but not to evaluate a model.\n"
+            "!!! If you have MNIST, set MNIST_ROOT to its folder."
         )
         return uci_digits(device)
     if missing:
         folder = next(iter(found.values())).parent
         names = ", ".join(missing)
         raise FileNotFoundError(
-            f"{folder} lacks {names}: add them, or empty the folder to download all"
+            f"{folder} lacks {names}: add them, or empty the folder to download all four files"
         )
     return Digits(*(read_idx(found[name], name).to(device) for name in MNIST_FILES), "MNIST")
 
 
 def find_files(root):
-    """Return {name: path} of the MNIST files below a folder, in any of their common forms.
+    """Return {name: path} of the MNIST files below a folder.
 
-    Unpacked or as .gz, with "-idx" or ".idx" in the name, in root/MNIST/raw, root/raw or root.
+    They are in root/MNIST/raw, root/raw or root, unpacked or as .gz, and their names have "-idx"
+    or ".idx".
     """
     for folder in (root / "MNIST" / "raw", root / "raw", root):
         found = {}
@@ -105,7 +105,7 @@ def find_files(root):
 
 
 def contents(folder):
-    """Say what a folder holds."""
+    """Return a description of the contents of a folder."""
     if not folder.is_dir():
         return "there is no such folder"
     names = sorted(path.name for path in folder.iterdir())
@@ -113,7 +113,7 @@ def contents(folder):
 
 
 def download_mnist(root):
-    """Fetch MNIST through torchvision, the S3 mirror first; return "" or why it failed."""
+    """Download MNIST with torchvision, the S3 mirror first; return "" or the reason of failure."""
     from torchvision.datasets import MNIST
 
     MNIST.mirrors = sorted(MNIST.mirrors, key=lambda mirror: "s3" not in mirror)
@@ -122,7 +122,7 @@ def download_mnist(root):
     try:
         MNIST(root, download=True)
         return ""
-    except Exception as error:  # offline, refused, read-only: all end in the same fallback
+    except Exception as error:  # offline, refused or read-only: the fallback is the same
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         return "download failed: " + reason.rstrip(".")
     finally:
@@ -130,7 +130,7 @@ def download_mnist(root):
 
 
 def read_idx(path, name):
-    """Read the MNIST file `name` from a path: float32 images in [0, 1] or int64 labels.
+    """Read the MNIST file `name` as float32 images in [0, 1] or int64 labels.
 
     Raises ValueError if it is not the official file.
     """
@@ -140,11 +140,11 @@ def read_idx(path, name):
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error):
-            data = b""  # told below
+            data = b""  # reported below
     found = int.from_bytes(data[:4], "big")
     if found != magic:
         kind = {IMAGES: "an image file", LABELS: "a label file"}
-        problem = f"it is {kind.get(found, 'no MNIST file')} where {kind[magic]} belongs"
+        problem = f"it is {kind.get(found, 'no MNIST file')} instead of {kind[magic]}"
     elif len(data) != size:
         problem = f"it has {len(data):,} bytes instead of {size:,}"
     elif hashlib.sha256(data).hexdigest() != digest:
@@ -155,14 +155,14 @@ def read_idx(path, name):
             return values[8:].long()
         return values[16:].view(-1, *IMAGE_SHAPE).float().div_(255)
     raise ValueError(
-        f"{path} is damaged or not MNIST: {problem}. Delete the four files to download them anew."
+        f"{path} is damaged or not MNIST: {problem}. Delete the four files to download them again."
     )
 
 
 def uci_digits(device="cpu"):
     """Return scikit-learn's digits (8x8, 0..16), resized to 28x28 in [0, 1].
 
-    The last 297 of the 1,797 are the test set.
+    The last 297 of the 1,797 images are the test set.
     """
     from sklearn.datasets import load_digits
 
@@ -174,9 +174,9 @@ def uci_digits(device="cpu"):
 
 
 def minibatches(images, labels, batch_size, generator=None):
-    """Yield random (images, labels) without end, drawn with replacement.
+    """Yield random (images, labels) forever, drawn with replacement.
 
-    Raises ValueError, once at the start, for images that are not clean or labels not in 0..9.
+    Raises ValueError before the first batch unless images are in [0, 1] and labels in 0..9.
     """
     check_clean_images(images)
     check_labels(labels, len(images), hidden=False)

@@ -1,4 +1,4 @@
-"""Device, seeds, precision, memory settings, and the name of the hardware."""
+"""Device, seeds, precision, memory settings and hardware name."""
 
 import ctypes
 import os
@@ -12,10 +12,10 @@ import torch
 
 
 def keep_freed_memory():
-    """Have glibc keep freed memory for the next step, and return whether that was possible.
+    """Make glibc keep freed memory for the next step; return whether this was possible.
 
-    By default, large blocks go back to the kernel, which clears every page anew. Without glibc
-    (macOS, Windows, Alpine) nothing changes.
+    By default, large blocks return to the kernel, which clears every page before reuse. Systems
+    without glibc (macOS, Windows, Alpine) are left unchanged.
     """
     on_linux = sys.platform == "linux"
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if on_linux else None
@@ -26,20 +26,20 @@ def keep_freed_memory():
 
 
 def available(device):
-    """Return a torch.device; raise ValueError where this machine has no such device."""
+    """Return a torch.device, or raise ValueError if this machine has no such device."""
     try:
         found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError):  # no such name, chip or driver
         raise ValueError(
-            f'device must be on this machine, not {device}: pass device="cpu"'
+            f'device must be available on this machine, but {device} is not: pass device="cpu"'
         ) from None
     return torch.device("cpu") if found.type == "cpu" else torch.device(device)
 
 
 def pick_device(wanted=None):
-    """Return the one device of a run: the one that is wanted, else cuda, then mps, then cpu.
+    """Return the device of a run: the requested one, else cuda, then mps, then cpu.
 
-    Raises ValueError where this machine has no such device.
+    Raises ValueError if this machine has no such device.
     """
     if wanted is not None:
         return available(wanted)
@@ -49,7 +49,7 @@ def pick_device(wanted=None):
 
 
 def seed_everything(seed, device="cpu"):
-    """Seed Python, NumPy and PyTorch; return a generator on `device` for all that a run draws."""
+    """Seed Python, NumPy and PyTorch, and return a generator on `device` for the run."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -57,26 +57,26 @@ def seed_everything(seed, device="cpu"):
 
 
 def has_native_bf16(device):
-    """Return whether the chip multiplies bfloat16 itself; emulated, it is slower than float32."""
-    if device.type == "cuda":  # not is_bf16_supported(): it says yes to chips that emulate
+    """Return whether the chip has native bfloat16; emulated, it is slower than float32."""
+    if device.type == "cuda":  # is_bf16_supported() is also true for chips that emulate it
         return torch.cuda.get_device_capability(device)[0] >= 8
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return device.type == "cpu" and supported()
 
 
 def chain_dtype(device):
-    """Return the type in which a chain's network is fastest on this device."""
+    """Return the dtype in which the network of a chain runs fastest on this device."""
     return torch.bfloat16 if has_native_bf16(device) else torch.float32
 
 
 def fast_math(device):
-    """Return a context of autocast to bfloat16 where the chip has it natively."""
+    """Return an autocast context to bfloat16, enabled if the chip supports it natively."""
     device = torch.device(device)
     return torch.autocast(device.type, torch.bfloat16, enabled=has_native_bf16(device))
 
 
 def hardware_name():
-    """Name what a number was measured on, for example "2 of 2 cores, AMD EPYC"."""
+    """Return the name of the hardware, for example "2 of 2 cores, AMD EPYC"."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
@@ -87,14 +87,14 @@ def hardware_name():
 
 
 def peak_memory():
-    """Return the most memory this process has used, in GB.
+    """Return the peak memory of this process in GB.
 
-    The keys are "ram" (None where the system cannot be asked) and, with CUDA, "gpu".
+    The keys are "ram" (None if the system does not report it) and, with CUDA, "gpu".
     """
     try:
         import resource
 
-        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         peak = {"ram": round(used / 1e9, 2)}
     except ImportError:  # Windows

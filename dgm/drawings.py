@@ -1,7 +1,7 @@
-"""Drawings of the app as images: a sketched digit, and a digit that is partly painted over.
+"""Conversion of drawings in the app to images: sketched digits and partly erased digits.
 
-A drawing is what gradio's editor gives: a dictionary of a background [H, W, 3 or 4] and of layers
-[H, W, 4], uint8 with the opacity last. It may be None.
+A drawing is the value of gradio's editor: a dictionary with a background [H, W, 3 or 4] and layers
+[H, W, 4], uint8 with opacity as the last channel. It may be None.
 """
 
 import numpy as np
@@ -14,15 +14,15 @@ from dgm.checks import IMAGE_SHAPE
 
 
 def painted(drawing):
-    """Return where a drawing is painted as opacities [H, W] in 0..255, None if nowhere."""
+    """Return the opacity of a drawing's strokes [H, W] in 0..255, or None without strokes."""
     opacity = [layer[..., 3] for layer in (drawing or {}).get("layers", ())]
     return np.max(opacity, axis=0) if np.any(opacity) else None
 
 
 def framed(ink):
-    """Return strokes [H, W], uint8, as MNIST frames its digits, [28, 28] in [0, 1].
+    """Return strokes [H, W], uint8, framed like an MNIST digit, [28, 28] in [0, 1].
 
-    They are fitted into 20 x 20 pixels, and their centre of mass is put into the middle.
+    They are scaled to fit 20 x 20 pixels, and their centre of mass is moved to the centre.
     """
     ink = Image.fromarray(ink)
     digit = np.asarray(ImageOps.contain(ink.crop(ink.getbbox()), (20, 20)), np.float32) / 255
@@ -33,16 +33,16 @@ def framed(ink):
 
 
 def sketched_digit(drawing):
-    """Return what is painted as a digit [1, 1, 28, 28], or None for an empty drawing."""
+    """Return the strokes as a digit [1, 1, 28, 28], or None for an empty drawing."""
     ink = painted(drawing)
     return None if ink is None else torch.from_numpy(framed(ink))[None, None]
 
 
 def erased_digit(drawing, share=0.25):
-    """Return (image, known), each [1, 1, 28, 28]: the background, and where it is not painted over.
+    """Return (image, known), each [1, 1, 28, 28]: the background and the mask of kept pixels.
 
-    A pixel is lost where more than `share` of it is painted over. Without a background, or with
-    nothing painted over, (None, None).
+    A pixel is erased if strokes cover more than `share` of it. Returns (None, None) without a
+    background or without strokes.
     """
     hole = painted(drawing)
     if hole is None or drawing.get("background") is None:

@@ -1,13 +1,13 @@
-"""The gradient of the EnergyNetwork with respect to its images, by the chain rule written out.
+"""The gradient of the EnergyNetwork with respect to its images, with the chain rule written out.
 
-This is nearly all that a Langevin step costs. Nothing here is needed to understand the notebooks:
-helpers.langevin_dynamics works with any energy through autograd, and the tests hold the two
-against each other. What this does otherwise:
+This gradient takes nearly all the time of a Langevin step. The notebooks do not depend on this
+module: helpers.langevin_dynamics works with any energy through autograd, and tests compare the
+two. The differences from autograd are:
 
-- no graph is built;
-- the first convolution, whose one channel suits no convolution kernel, is a matrix product over
-  rows of pixels, and the last is a full matrix;
-- below 8 images it calculates in float32, where a convolution starts sooner.
+- No graph is built.
+- The first convolution, which is slow as a convolution because it has one channel, is a matrix
+  product over rows of pixels. The last convolution is a full matrix.
+- Fewer than 8 images are computed in float32, in which a convolution has less overhead.
 """
 
 import functools
@@ -26,9 +26,9 @@ def settings_of(convolution):
 
 
 def fits(model):
-    """Return whether a network is the one that `input_gradient` is written for.
+    """Return whether `input_gradient` applies to a network.
 
-    An EnergyNetwork that was edited or has hooks goes through autograd.
+    An EnergyNetwork that was modified or has hooks needs autograd.
     """
     return not any(map(is_hooked, model.modules())) and layers_fit(model.layers)
 
@@ -39,7 +39,7 @@ def is_hooked(module):
 
 
 def layers_fit(layers):
-    """Return whether these are the layers of an EnergyNetwork as it was written."""
+    """Return whether these are the layers of an unmodified EnergyNetwork."""
     if [type(layer) for layer in layers] != LAYOUT or layers[0].in_channels != 1:
         return False
     first = ((5, 5), (2, 2), (4, 4), (1, 1), 1, "zeros")
@@ -52,9 +52,9 @@ def layers_fit(layers):
 def first_layer_products(first):
     """Return the first convolution of 2 x - 1 as matrix products: (forth, bias, back).
 
-    `forth` is what each of the 5 x 28 pixels of five rows adds to one row of 16 positions, `back`
-    what each value of three such rows gives to the two rows of pixels that all of their windows
-    share: the layer applied to unit vectors.
+    `forth` maps the 5 x 28 pixels of five rows to one row of 16 positions. `back` maps three such
+    rows to the two rows of pixels that lie in all of their windows. Both are obtained by applying
+    the layer to unit vectors.
     """
     kernel, channels = first.weight.detach(), first.out_channels
     options = {"device": kernel.device, "dtype": kernel.dtype}
@@ -76,7 +76,7 @@ def last_convolution_matrix(fourth):
 
 
 def weights_of(layers, dtype):
-    """Return the weights that `input_gradient` takes, in `dtype`: tensors without gradients."""
+    """Return the weights for `input_gradient` in `dtype`, as tensors without gradients."""
     first, second, third, fourth = (layer for layer in layers if isinstance(layer, nn.Conv2d))
     hidden, last = (layer for layer in layers if isinstance(layer, nn.Linear))
     with torch.autocast(first.weight.device.type, enabled=False):
@@ -92,15 +92,13 @@ def weights_of(layers, dtype):
 
 
 def input_gradient(x, weights):
-    """Return grad E(x), float32 [B, 1, 28, 28]: forward, then the chain rule."""
+    """Return grad E(x), float32 [B, 1, 28, 28], by a forward pass and the chain rule."""
     forth, b1, back, w2, b2, w3, b3, w4, b4, w5, b5, w6 = weights
     silu, silu_backward = F.silu, torch.ops.aten.silu_backward
     batch, channels = len(x), forth.shape[1] // 16
-    # padded where 2 x - 1 = 0: [B, 35, 28]
+    # [B, 35, 28], padded with 0.5, where 2 x - 1 = 0
     rows = F.pad(x.to(forth.dtype).view(batch, 28, 28), (0, 0, 4, 3), value=0.5)
-    windows = rows.as_strided(
-        (batch, 16, 140), (35 * 28, 56, 1)
-    )  # five rows, two further each time
+    windows = rows.as_strided((batch, 16, 140), (35 * 28, 56, 1))  # five rows each, shifted by two
     h1 = torch.addmm(b1, windows.reshape(-1, 140), forth)
     h1 = h1.view(batch, 16, 16, channels).permute(0, 3, 1, 2)
     a1 = silu(h1)
@@ -122,7 +120,7 @@ def input_gradient(x, weights):
 
 
 def convolution_backward(g, a, weight):
-    """Return the gradient in the input `a` alone of a convolution of stride 2 and padding 1."""
+    """Return the gradient of a stride-2, padding-1 convolution with respect to its input `a`."""
     settings = ([2, 2], [1, 1], [1, 1], False, [0, 0], 1)
     return torch.ops.aten.convolution_backward(g, a, weight, None, *settings, [True, False, False])[
         0
@@ -131,10 +129,10 @@ def convolution_backward(g, a, weight):
 
 @functools.cache
 def gradient_on(device_type):
-    """Return `input_gradient` as this kind of device runs it best.
+    """Return the fastest version of `input_gradient` for this type of device.
 
-    On CUDA it is compiled into CUDA graphs, one launch a step. Where compiling fails (no Triton,
-    no compiler) it says so once and goes on with the plain function.
+    On CUDA it is compiled into CUDA graphs, with one launch per step. If compilation fails (no
+    Triton, no compiler), it prints one message and uses the plain function.
     """
     if device_type != "cuda":
         return input_gradient
@@ -144,10 +142,10 @@ def gradient_on(device_type):
         nonlocal function
         try:
             return function(x, weights)
-        except Exception as error:  # whatever a compiler can fail with
-            result = input_gradient(x, weights)  # if it was not the compiler, this fails too
+        except Exception as error:  # compilers fail with many kinds of errors
+            result = input_gradient(x, weights)  # other errors are raised again here
             kind = type(error).__name__
-            print(f"CUDA graphs are not to be had here ({kind}): going on without.")
+            print(f"CUDA graphs are not available here ({kind}): continuing without them.")
             function = input_gradient
             return result
 

@@ -1,4 +1,4 @@
-"""Posterior sampling, inpainting, and interpolation between images, by the score."""
+"""Posterior sampling, inpainting and interpolation with a score."""
 
 import itertools
 
@@ -36,20 +36,21 @@ from dgm.samplers import (
 def posterior_sampling(
     model, noisy, sigma, labels=None, *, levels=100, last=0.01, generator=None, progress=False
 ):
-    """Draw from p(clean | noisy) once for each noisy = clean + sigma z, [B, 1, 28, 28].
+    """Draw one sample of p(clean | noisy) for each noisy = clean + sigma z, [B, 1, 28, 28].
 
-    The noisy image is itself a draw of level sigma, so the reverse-time SDE (Song et al. 2021,
-    appendix F) runs on from there, over `levels` levels down to `last`:
-    x <- x + (s_i^2 - s_j^2) score(x, s_i) + sqrt((s_i^2 - s_j^2) s_j / s_i) z, and then Tweedie.
-    The noise is midway between its two bounds (Nichol & Dhariwal 2021, eq. 15 with v = 1/2): of
-    a Gaussian posterior's variance 1.6 % is lost in 100 levels, 5.4 % by the lower bound.
-    Raises ValueError for a sigma not above `last`, fewer than 2 levels, wrong labels or images.
+    The noisy image is a sample at level sigma, so the reverse-time SDE (Song et al. 2021, appendix
+    F) continues from it over `levels` levels down to `last`:
+    x <- x + (s_i^2 - s_j^2) score(x, s_i) + sqrt((s_i^2 - s_j^2) s_j / s_i) z, then Tweedie.
+    The noise is the geometric mean of its two bounds (Nichol & Dhariwal 2021, eq. 15 with
+    v = 1/2). With 100 levels, a Gaussian posterior loses 1.6 % of its variance; the lower bound
+    would lose 5.4 %. Raises ValueError unless sigma > `last` and levels >= 2, and for wrong labels
+    or images.
     """
     check_takes(model, "x, sigma, labels")
     check_images(noisy, "noisy")
     check_generator(generator)
     check_number(last, "last", above=0)
-    check_number(sigma, "sigma", above=last)  # where the chain ends
+    check_number(sigma, "sigma", above=last)  # the chain ends at `last`
     check_count(levels, "levels", low=2)
     score, x = checked_once(frozen(model)), noisy.to(device_of(model) or noisy.device)
     labels = None if labels is None else check_labels(labels, len(x), x.device)
@@ -71,7 +72,7 @@ def pixel_pull(score, x, sigma, labels, images, known, spread):
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(True)
         s = score(leaf, sigma, labels)
-        missed = (images - leaf - sigma**2 * s) * known  # known pixels less those of D
+        missed = (images - leaf - sigma**2 * s) * known  # known pixels minus those of D
         variance = sigma**2 * spread**2 / (sigma**2 + spread**2)
         pull = -torch.autograd.grad(missed.square().sum() / (2 * variance), leaf)[0]
     return s.detach(), pull
@@ -90,20 +91,22 @@ def inpaint(
     generator=None,
     progress=False,
 ):
-    """Complete `images` [B, ...] where the mask `known` is False, in L evaluations with gradients.
+    """Complete `images` [B, ...] where the mask `known` is False.
 
-    The reverse-time SDE of `posterior_sampling`, its score plus the gradient of
-    log N(known pixels; D, r^2), where D = x + sigma^2 score(x, sigma) is the clean estimate and
-    r^2 = sigma^2 spread^2 / (sigma^2 + spread^2), the variance around D of independent pixels of
-    deviation `spread` (pseudoinverse guidance, Song, Vahdat, Mardani & Kautz 2023). Approximate:
-    two Gaussian pixels of correlation 0.8 come out 5 % off. Raises ValueError for a bad mask.
+    Runs the reverse-time SDE of `posterior_sampling` with L evaluations and their gradients. The
+    score is increased by the gradient of log N(known pixels; D, r^2), where
+    D = x + sigma^2 score(x, sigma) is the clean estimate and
+    r^2 = sigma^2 spread^2 / (sigma^2 + spread^2) is the variance around D of independent pixels
+    with standard deviation `spread` (pseudoinverse guidance, Song, Vahdat, Mardani & Kautz 2023).
+    The method is approximate: for two Gaussian pixels of correlation 0.8 the error is 5 %. Raises
+    ValueError for a wrong mask.
     """
     check_floats(images, "images")
     check_mask(known, images)
     check_generator(generator)
     check_number(spread, "spread", above=0)
     sigmas = check_sigmas(sigmas)
-    images = torch.where(known, images, 0)  # a missing pixel may be anything, NaN too
+    images = torch.where(known, images, 0)  # missing pixels may even be NaN
     start = float(sigmas[0]) * noise_like(images, generator)
     score, labels, sigmas, x = begin_sampling(
         model, labels, sigmas, None, start, guidance, generator
@@ -133,10 +136,11 @@ def inpaint_by_replacement(
 ):
     """Complete images by annealed Langevin dynamics that replaces the known pixels in every step.
 
-    They are replaced by the true ones with that level's noise (Song & Ermon 2019, appendix B.3,
-    algorithm 2): L times `steps` evaluations and one. Approximate: what is decided while the
-    known pixels are still noisy comes out too close to the average (of two Gaussian pixels 9 %
-    with 8 steps a level, 3 % with 300). Raises ValueError for a bad mask.
+    The known pixels are replaced by their true values with noise of the current level (Song &
+    Ermon 2019, appendix B.3, algorithm 2), in L * steps + 1 evaluations. The method is
+    approximate: pixels settled while the known ones are still noisy are biased towards the mean
+    (for two Gaussian pixels by 9 % with 8 steps per level, 3 % with 300). Raises ValueError for a
+    wrong mask.
     """
     check_floats(images, "images")
     check_mask(known, images)
@@ -164,9 +168,9 @@ def inpaint_by_replacement(
 
 @torch.no_grad()
 def to_latent(model, labels, sigmas, x, *, guidance=1.0):
-    """Return the noise that the probability-flow ODE joins to the images x: `heun` run upwards.
+    """Return the latents of images x: the probability-flow ODE run upwards in sigma.
 
-    Two evaluations a level; heun(..., start=latent) leads back.
+    This is `heun` in reverse, with two evaluations per level; heun(..., start=latent) inverts it.
     """
     check_floats(x, "x")
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, None, x, guidance, None)
@@ -174,7 +178,7 @@ def to_latent(model, labels, sigmas, x, *, guidance=1.0):
         here = -low * score(x, low, labels)
         ahead = -high * score(x + (high - low) * here, high, labels)
         x = x + (high - low) * (here + ahead) / 2
-    return check_finite(x, "The path to the latent")
+    return check_finite(x, "The path to the latents")
 
 
 def spherical(a, b, share):

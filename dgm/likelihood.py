@@ -1,4 +1,4 @@
-"""The log-likelihood of images by the probability-flow ODE of a score."""
+"""Log-likelihood of images by the probability-flow ODE of a score."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ from dgm.samplers import begin_sampling, geometric_sigmas
 
 
 def flow_and_divergence(score, x, sigma, labels, signs):
-    """Return -sigma score, and -sigma^2 times its divergence [B] by Hutchinson's estimate."""
+    """Return -sigma score and Hutchinson's estimate of -sigma^2 times its divergence [B]."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(True)
         s = score(leaf, sigma, labels)
@@ -33,7 +33,7 @@ def flow_and_divergence(score, x, sigma, labels, signs):
 
 
 def gaussian_log_density(x, sigma):
-    """Return log N(x; mean of the pixels, sigma^2 + their variance), [B]."""
+    """Return log N(x; PIXEL_MEAN, PIXEL_STD^2 + sigma^2), [B]."""
     variance = sigma**2 + PIXEL_STD**2
     square = (x - PIXEL_MEAN).square().flatten(1).sum(1)
     return -square / (2 * variance) - x[0].numel() / 2 * torch.log(2 * math.pi * variance)
@@ -43,11 +43,12 @@ def gaussian_log_density(x, sigma):
 def log_likelihood(model, x, labels=None, *, sigmas=None, probes=1, generator=None, progress=False):
     """Return log p(x) in nats, [B], by the probability-flow ODE (Song et al. 2021, appendix D.2).
 
-    p is the density at the smallest of `sigmas` (descending; default 60 from 20 to 0.001 in
-    geometric progression), a Gaussian at the largest. d log p / d ln sigma is sigma^2 times the
-    divergence of the score, estimated by `probes` random signs a path (Hutchinson 1989). Heun's
-    method gives the path, the trapezoid rule in ln sigma gives log p. Two evaluations with their
-    gradients a level. Raises as the samplers do.
+    p is the density at the smallest of `sigmas` (descending; by default 60 levels from 20 to 0.001
+    in geometric progression). At the largest, p is taken to be Gaussian. d log p / d ln sigma is
+    sigma^2 times the divergence of the score, estimated with `probes` random sign vectors per
+    path (Hutchinson 1989). The path is computed by Heun's method and log p by the trapezoid rule
+    in ln sigma, with two evaluations and their gradients per level. Raises the errors of the
+    samplers.
     """
     check_floats(x, "x")
     if tuple(x.shape[1:]) == IMAGE_SHAPE:
@@ -70,9 +71,9 @@ def log_likelihood(model, x, labels=None, *, sigmas=None, probes=1, generator=No
 
 
 def bits_per_dimension(log_p, dimensions=784, levels=256):
-    """Return the bits a pixel of `levels` grey values costs.
+    """Return the bits per pixel for images of `levels` grey values.
 
-    log_p is in nats, of the uniformly dequantised image on [0, 1].
+    log_p is the log-likelihood in nats of the uniformly dequantised image on [0, 1].
     """
     check_number(dimensions, "dimensions", above=0)
     check_number(levels, "levels", above=1)

@@ -1,4 +1,4 @@
-"""Evaluation metrics for generated digits, and the classifier whose features they use."""
+"""Evaluation metrics and the digit classifier behind them."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from dgm.checks import (
 )
 from dgm.device import pick_device
 
-MIN_SAMPLES = 500  # with fewer, a Fréchet distance is mostly the error of estimating it
+MIN_SAMPLES = 500  # with fewer, a Fréchet distance is mostly estimation error
 
 # -------------------------------------------------------------------------------- classifier
 
@@ -33,7 +33,10 @@ def convolution(c_in, c_out):
 
 
 class DigitClassifier(nn.Module):
-    """Map images [B, 1, 28, 28] in [0, 1] to logits [B, 10]; features() gives [B, 128]."""
+    """A network that maps images [B, 1, 28, 28] in [0, 1] to logits [B, 10].
+
+    features() returns the 128 features behind the logits, [B, 128].
+    """
 
     def __init__(self):
         super().__init__()
@@ -63,8 +66,8 @@ class DigitClassifier(nn.Module):
 def load_classifier(device=None, folder=None):
     """Return the committed classifier in evaluation mode.
 
-    Raises FileNotFoundError, with what to do, where there is none, and ValueError for a file
-    that is damaged or does not fit.
+    Raises FileNotFoundError if its file is missing, and ValueError if the file is damaged or does
+    not fit.
     """
     device = pick_device(device)
     path = Path(folder or runs.CHECKPOINTS) / "classifier.pt"
@@ -74,7 +77,7 @@ def load_classifier(device=None, folder=None):
             "folder checkpoints/ here, or train one with `python -m experiments classifier`"
         )
     record = runs.load_checkpoint(path, "classifier", device)
-    with torch.random.fork_rng(devices=[]):  # its initial weights draw nothing from the run
+    with torch.random.fork_rng(devices=[]):  # the global random state stays as it is
         model = DigitClassifier()
     try:
         model.load_state_dict(record["weights"])
@@ -85,10 +88,10 @@ def load_classifier(device=None, folder=None):
 
 @torch.no_grad()
 def classifier_outputs(classifier, images, batch_size=500):
-    """Return (features [N, 128], class probabilities [N, 10]) on the CPU, of clamped images.
+    """Return (features [N, 128], class probabilities [N, 10]) of the clamped images, on the CPU.
 
-    Raises TypeError or ValueError unless images are float32 [N, 1, 28, 28], finite and plainly on
-    the scale [0, 1].
+    Raises TypeError or ValueError unless images are float32 [N, 1, 28, 28], finite and on the
+    scale [0, 1].
     """
     if classifier.training:
         raise ValueError("classifier must be in evaluation mode: call classifier.eval()")
@@ -99,7 +102,7 @@ def classifier_outputs(classifier, images, batch_size=500):
 
 
 def accuracy(classifier, images, labels):
-    """Return the share of images that the classifier gives the label asked for."""
+    """Return the share of images that the classifier assigns to their labels."""
     check_images(images)
     labels = check_labels(labels, len(images), hidden=False)
     predicted = classifier_outputs(classifier, images)[1].argmax(1)
@@ -110,7 +113,7 @@ def accuracy(classifier, images, labels):
 
 
 def numbers_of(values, name):
-    """Return values as a float64 array; raise TypeError where they are no numbers on the CPU."""
+    """Return values as a float64 array, or raise TypeError if they are not numbers on the CPU."""
     if torch.is_tensor(values):
         values = values.detach().cpu().double()
     try:
@@ -123,22 +126,22 @@ def numbers_of(values, name):
 
 
 def check_features(features, count, name="features"):
-    """Raise ValueError unless features are finite numbers [N, D], N at least `count`."""
+    """Raise ValueError unless features are finite numbers [N, D] with N >= `count`."""
     if features.ndim != 2:
         raise ValueError(f"{name} must have shape [N, D], not {list(features.shape)}: reshape them")
     check_at_least(features, count, f"the number of {name}")
     if not np.isfinite(features).all():
         raise ValueError(
-            f"{name} must be finite, but they hold NaN or infinity: look at the images"
+            f"{name} must be finite, but they contain NaN or infinity: check the images"
         )
 
 
 def check_equally_many(a, b):
-    """Raise ValueError unless two sets of features have as many numbers each."""
+    """Raise ValueError unless two sets of features have the same dimension."""
     if a.shape[1] != b.shape[1]:
         raise ValueError(
-            f"both sets must have equally many features, not {a.shape[1]} and {b.shape[1]}: "
-            "take them from the same classifier"
+            f"both sets must have the same number of features, not {a.shape[1]} and {b.shape[1]}: "
+            "use the same classifier for both"
         )
 
 
@@ -152,29 +155,30 @@ def frechet_distance(a, b):
         check_features(features, 2)
     check_equally_many(a, b)
     cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
-    # the eigenvalues of A B are real and not negative; rounding may say otherwise
+    # the eigenvalues of A B are real and nonnegative up to rounding
     root_trace = np.sqrt(np.clip(scipy.linalg.eigvals(cov_a @ cov_b).real, 0, None)).sum()
     means = ((a.mean(0) - b.mean(0)) ** 2).sum()
     return float(means + np.trace(cov_a) + np.trace(cov_b) - 2 * root_trace)
 
 
 def covered(points, others, radii, block=1000):
-    """Return which of `points` lie within the radius of at least one of `others`."""
+    """Return a mask of the points that lie within the radius of at least one of `others`."""
     parts = points.split(block)
     return torch.cat([(torch.cdist(p, others) <= radii).any(dim=1) for p in parts])
 
 
 def kth_distances(features, k, block=1000):
-    """Return the distance of each feature vector to its k-th nearest neighbour."""
+    """Return the distance from each feature vector to its k-th nearest neighbour."""
     parts = features.split(block)
     return torch.cat([torch.cdist(f, features).kthvalue(k + 1, dim=1).values for f in parts])
 
 
 def precision_recall(real, generated, k=3):
-    """Return improved precision and recall (Kynkäänniemi et al. 2019) of equally many features.
+    """Return improved precision and recall of two sets of features (Kynkäänniemi et al. 2019).
 
     Precision is the share of generated features within the k-th-neighbour balls of the real
-    ones; recall is the share of real features within those of the generated ones.
+    ones, and recall is the share of real features within those of the generated ones. Both sets
+    should have the same size.
     """
     check_count(k, "k")
     for features in (real, generated):
@@ -190,10 +194,10 @@ def precision_recall(real, generated, k=3):
 def evaluate_samples(classifier, images, real_features):
     """Return the metrics of generated digits as a dictionary.
 
-    Their number n, the Fréchet distance to `real_features` [N, 128], precision and recall against
-    the first of these, the share of confident samples (classifier probability > 0.9), and the
-    shares of the rarest and the commonest digit. Quote n and the floor (real images, same n)
-    beside them.
+    It has the number of images n, the Fréchet distance to `real_features` [N, 128], precision and
+    recall against the first n of these, the share of confident samples (classifier probability
+    > 0.9), and the shares of the rarest and the most common digit. Report a Fréchet distance
+    together with n and the floor (real images, same n).
     """
     check_tensor(images, "images")
     check_at_least(images, 4, "the number of images")
@@ -214,12 +218,12 @@ def evaluate_samples(classifier, images, real_features):
 
 
 def summary_line(metrics):
-    """Return what `evaluate_samples` found as one line, without the distance of few samples."""
+    """Return the result of `evaluate_samples` as one line, without the distance if n is small."""
     distance = f"Fréchet distance {metrics['frechet_distance']:7.1f}, "
     return (
         f"{distance if metrics['n'] >= MIN_SAMPLES else ''}"
         f"precision {metrics['precision']:.2f}, recall {metrics['recall']:.2f}, "
-        f"{metrics['share_confident']:4.0%} confident, "
+        f"{metrics['share_confident']:4.0%} confident samples, "
         f"digits from {metrics['rarest_digit']:.1%} to {metrics['commonest_digit']:.1%} each"
     )
 
@@ -228,7 +232,7 @@ def summary_line(metrics):
 
 
 def nearest_neighbours(images, training_images, block=500):
-    """Return (distance, index) of the training image nearest to each image, Euclidean."""
+    """Return (Euclidean distance, index) of the training image nearest to each image."""
     check_images(images)
     check_images(training_images, "training_images")
     check_all_finite(images)
@@ -239,9 +243,9 @@ def nearest_neighbours(images, training_images, block=500):
 
 
 def psnr(images, clean):
-    """Return the peak signal-to-noise ratio in dB, peak 1, of the error pooled over all images.
+    """Return the peak signal-to-noise ratio in dB (peak 1, error pooled over all images).
 
-    Raises TypeError or ValueError unless both have the same shape, floating point and finite.
+    Raises TypeError or ValueError unless both are finite, floating point and of the same shape.
     """
     check_same_shape(images, clean)
     check_floats(images, "images")
@@ -252,10 +256,10 @@ def psnr(images, clean):
 
 
 def pixel_quality(images, clean):
-    """Return PSNR and SSIM of images [N, 1, H, W] against the clean ones in [0, 1].
+    """Return PSNR and SSIM of images [N, 1, H, W] against clean images in [0, 1].
 
-    The PSNR of the pooled error, the mean of each image's PSNR (dB), and the mean structural
-    similarity (Wang et al. 2004; scikit-image).
+    "psnr" is the PSNR of the pooled error and "psnr_each" the mean PSNR per image, both in dB.
+    "ssim" is the mean structural similarity (Wang et al. 2004; scikit-image).
     """
     from skimage.metrics import structural_similarity
 
@@ -275,19 +279,18 @@ def pixel_quality(images, clean):
 
 
 def check_scores(scores, name):
-    """Raise ValueError unless scores are finite numbers [N], one or more."""
+    """Raise ValueError unless scores are finite numbers [N] with N >= 1."""
     scores = numbers_of(scores, name)
     if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
         shape = list(scores.shape)
-        raise ValueError(
-            f"{name} must be finite numbers [N], one or more, not {shape}: pass scores"
-        )
+        raise ValueError(f"{name} must be one or more finite numbers [N], not {shape}: pass scores")
 
 
 def auroc(inside, outside):
-    """Return the area under the ROC curve of a score that should be higher outside.
+    """Return the area under the ROC curve of scores that should be higher outside.
 
-    It is the chance that a random outsider scores above a random insider, ties counted half.
+    It is the probability that a random score outside exceeds a random score inside; ties count
+    half.
     """
     from sklearn.metrics import roc_auc_score
 

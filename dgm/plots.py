@@ -1,4 +1,4 @@
-"""Figures: image grids, training curves, films, and the pictures that experiments drew."""
+"""Figures: image grids, training curves, animations and the display of stored figures."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def image_grid(images, columns):
     if images.dim() != 4 or images.shape[1] != 1:
         raise ValueError(
             f"images must have shape [N, 1, H, W], not {list(images.shape)}: "
-            "take the mean over the colours"
+            "average over the colour channels"
         )
     scale = 255 if images.dtype == torch.uint8 else 1
     images = (images.detach().float().cpu() / scale).clamp(0, 1)
@@ -26,17 +26,17 @@ def image_grid(images, columns):
 
 
 def show_images(ax, images, columns, title=None):
-    """Draw images [N, 1, 28, 28] on an axis as one grid, white strokes on black."""
+    """Draw images [N, 1, 28, 28] as one grid, with white strokes on black."""
     ax.imshow(image_grid(images, columns).numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[], title=title)
 
 
 def plot_history(ax, values, color, label):
-    """Plot a training history: raw values faint, their running mean over 1/40 of the run bold."""
+    """Plot a training history: raw values faint, running mean over 1/40 of the run bold."""
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or not len(values):
         shape = list(values.shape)
-        raise ValueError(f"values must be numbers [N], one or more, not {shape}: pass a history")
+        raise ValueError(f"values must be one or more numbers [N], not {shape}: pass a history")
     window = max(len(values) // 40, 1)
     smooth = np.convolve(values, np.ones(window) / window, mode="valid")
     ax.plot(values, color=color, alpha=0.2, linewidth=0.5)
@@ -46,8 +46,8 @@ def plot_history(ax, values, color, label):
 def denoising_figure(rows, examples=12):
     """Return a figure with a row of panels for each (sigma, {title: images}).
 
-    The first panel is the clean original; every other has its PSNR, over all images given.
-    `examples` of them are drawn.
+    The first panel shows the clean images. Each other panel has its PSNR over all images in its
+    title and shows the first `examples` of them.
     """
     import matplotlib.pyplot as plt
 
@@ -66,7 +66,7 @@ def denoising_figure(rows, examples=12):
 
 
 def save_figure(figure, run, filename, data="MNIST"):
-    """Write a figure to the run's figures folder, with the data's name on it if not MNIST."""
+    """Write a figure to the run's figures folder, marked with the data's name if not MNIST."""
     if data != "MNIST":
         note = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "crimson"}
         figure.text(0.995, 0.005, f"data: {data}, not MNIST", **note)
@@ -74,7 +74,7 @@ def save_figure(figure, run, filename, data="MNIST"):
 
 
 def save_animation(frames, run, filename, columns, milliseconds=90):
-    """Write frames [T, N, 1, 28, 28] as a looping GIF; the last frame stays for two seconds."""
+    """Write frames [T, N, 1, 28, 28] as a looping GIF whose last frame stays for two seconds."""
     from PIL import Image
 
     grids = [(255 * image_grid(x, columns)).byte().numpy() for x in frames]
@@ -89,9 +89,9 @@ def save_animation(frames, run, filename, columns, milliseconds=90):
 
 
 def show_figure(run, filename, data="MNIST"):
-    """Display a picture that an experiment drew of the committed weights, assets/`filename`.
+    """Display assets/`filename`, a figure of the committed weights drawn by an experiment.
 
-    Smoke runs, runs on other data and folders without assets/ get one line instead.
+    Prints one line instead in smoke runs, on other data, or if the file is missing.
     """
     from IPython.display import Image, Markdown, display
 
@@ -104,6 +104,6 @@ def show_figure(run, filename, data="MNIST"):
 
 
 def write_figure(figure, path):
-    """Write a figure to a file, its folder made where absent."""
+    """Write a figure to a file and create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")

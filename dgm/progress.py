@@ -1,4 +1,4 @@
-"""Progress bars: tqdm's for people, messages where dgm.runner executes the notebook."""
+"""Progress bars: tqdm in a notebook, messages if dgm.runner executes the notebook."""
 
 import io
 import os
@@ -6,14 +6,14 @@ import os
 import tqdm.auto
 import tqdm.std
 
-RUNNER = "DGM_RUNNER"  # dgm.runner sets it in the environment of the kernels that it starts
+RUNNER = "DGM_RUNNER"  # environment variable that dgm.runner sets for its kernels
 MIME = "application/vnd.dgm.progress+json"
 
 
 def report(**message):
-    """Send a message to dgm.runner if it executes this notebook, else do nothing.
+    """Send a message to dgm.runner if it executes this notebook.
 
-    It travels as an output of a type of its own, which the runner takes out of the notebook.
+    The message is an output with its own MIME type, which the runner removes from the notebook.
     """
     if os.environ.get(RUNNER):
         from IPython.display import publish_display_data
@@ -22,7 +22,7 @@ def report(**message):
 
 
 class ReportedBar(tqdm.std.tqdm):
-    """A bar that reports where it stands instead of drawing itself."""
+    """A progress bar that reports its state instead of drawing itself."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options, file=io.StringIO())
@@ -33,12 +33,12 @@ class ReportedBar(tqdm.std.tqdm):
 
 
 def open_bar(steps=None, **options):
-    """Return a bar that goes away when done: tqdm's, or dgm.runner's if it is watching."""
+    """Return a bar that disappears when done: ReportedBar under dgm.runner, else tqdm's."""
     kind = ReportedBar if os.environ.get(RUNNER) else tqdm.auto.tqdm
     return kind(steps, leave=False, **options)
 
 
 def progress_bar(steps, description, progress):
-    """Return `steps`, with a bar where `progress` asks for it and TQDM_DISABLE is not set."""
+    """Return `steps`, with a bar if `progress` is true and TQDM_DISABLE is not set."""
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     return steps if hidden else open_bar(steps, desc=description)

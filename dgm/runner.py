@@ -1,7 +1,7 @@
-"""Executes notebooks and tells what happens: `python -m dgm.runner NOTEBOOK ... --preset quick`.
+"""Execution of notebooks with progress: `python -m dgm.runner NOTEBOOK ... --preset quick`.
 
-In a terminal with the section under way, a live bar and the time left; elsewhere, and with
-CI=true, in plain lines. The last thing said is one table of what the notebooks measured.
+A terminal shows the current section, a live bar and the time left. Other outputs, and those with
+CI=true, consist of plain lines. A table of the results follows at the end.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from dgm.terminal import Finished, Story, print_failure, print_table
 
 LAST_LINES = 8  # of a traceback
 FAILED, STOPPED = 1, 130  # exit statuses: an error, Ctrl-C
-GO_ON = "run the same command again. Training goes on from where it was last saved."
+GO_ON = "run the same command again. Training continues from the last save."
 ADVICE = {
     "ModuleNotFoundError": "pip install -r requirements.txt, then " + GO_ON,
     "MemoryError": "free some memory or choose preset smoke, then " + GO_ON,
-    "DeadKernelError": "most often memory ran out. Free some or choose preset smoke, then " + GO_ON,
+    "DeadKernelError": "memory probably ran out. Free some or choose preset smoke, then " + GO_ON,
 }
 
 
@@ -38,7 +38,7 @@ ADVICE = {
 
 
 def inject(notebook, parameters):
-    """Add a cell that sets the parameters behind the one tagged `parameters`, else in front."""
+    """Add a cell with the parameters after the one tagged `parameters`, else at the start."""
     if not parameters:
         return
     lines = ["# Parameters", *(f"{name} = {value!r}" for name, value in parameters.items())]
@@ -48,7 +48,7 @@ def inject(notebook, parameters):
 
 
 def headings(cell):
-    """Return the headings (level, text) of a markdown cell, without marks of emphasis or code."""
+    """Return the headings (level, text) of a markdown cell, without emphasis and code marks."""
     if cell.cell_type != "markdown":
         return []
     text = re.sub(r"^```.*?^```", "", cell.source, flags=re.M | re.S)
@@ -57,12 +57,12 @@ def headings(cell):
 
 
 def title_of(notebook):
-    """Return the notebook's first heading, "" where there is none."""
+    """Return the notebook's first heading, or "" if there is none."""
     return next((text for cell in notebook.cells for _, text in headings(cell)), "")
 
 
 def sections_of(notebook):
-    """Return for each cell the heading it stands under; "Set-up" below the title itself."""
+    """Return the section heading of each cell; it is "Set-up" before the first section."""
     names, current = [], "Set-up"
     for cell in notebook.cells:
         found = [text for level, text in headings(cell) if level > 1]
@@ -75,7 +75,7 @@ def sections_of(notebook):
 
 
 class Failure(Exception):
-    """A notebook that did not reach its end: in which section, what was said, what to do."""
+    """An incomplete notebook: its section, last message and advice."""
 
     def __init__(self, section, said, advice, interrupted=False):
         super().__init__(section, said, advice)
@@ -84,7 +84,7 @@ class Failure(Exception):
 
 
 class Client(NotebookClient):
-    """Executes cells; what the notebook reports goes to the story, not into the outputs."""
+    """A client that passes the notebook's reports to the story instead of the outputs."""
 
     story = None
 
@@ -96,23 +96,23 @@ class Client(NotebookClient):
 
 
 class Execution:
-    """A notebook executed in a thread of its own, so that the main one can hear Ctrl-C."""
+    """A notebook executed in its own thread, so that the main thread receives Ctrl-C."""
 
     def __init__(self, notebook, folder, story):
         self.notebook, self.story, self.section = notebook, story, "Set-up"
         self.error, self.interrupts, self.ended = None, 0, threading.Event()
-        self.loop = asyncio.SelectorEventLoop()  # the kind that Jupyter's sockets need on Windows
+        self.loop = asyncio.SelectorEventLoop()  # required by Jupyter's sockets on Windows
         options = {"timeout": None, "kernel_name": "python3", "record_timing": False}
         resources = {"metadata": {"path": str(folder)}}
         self.client = Client(notebook, resources=resources, **options)
         self.client.story = story
 
     def run(self):
-        """Execute all cells. Raises Failure if a cell fails, the kernel dies or on Ctrl-C."""
+        """Execute all cells. Raises Failure if a cell fails, if the kernel dies, or on Ctrl-C."""
         threading.Thread(target=self.work).start()
         while not self.ended.is_set():
             try:
-                while not self.ended.wait(0.2):  # Windows could not interrupt one long wait
+                while not self.ended.wait(0.2):  # Windows cannot interrupt one long wait
                     pass
             except KeyboardInterrupt:
                 self.interrupt()
@@ -120,7 +120,7 @@ class Execution:
             raise self.error
 
     def work(self):
-        """Execute all cells, keeping what went wrong for the other thread."""
+        """Execute all cells and keep an error for the main thread."""
         with tempfile.TemporaryFile() as log:
             try:
                 self.loop.run_until_complete(self.execute_cells(log))
@@ -132,7 +132,7 @@ class Execution:
                 self.ended.set()
 
     async def execute_cells(self, log):
-        """Execute cell by cell; what the kernel itself says goes to the file `log`."""
+        """Execute cell by cell, with the kernel's own output in the file `log`."""
         options = {"env": {**os.environ, RUNNER: "1"}, "stdout": log, "stderr": log}
         async with self.client.async_setup_kernel(**options):
             for index, section in enumerate(sections_of(self.notebook)):
@@ -146,10 +146,10 @@ class Execution:
         self.client.set_widgets_metadata()
 
     def interrupt(self):
-        """Pass the first Ctrl-C on to the kernel, which saves its training; the second ends it."""
+        """Pass the first Ctrl-C to the kernel, which saves its training; the second kills it."""
         self.interrupts += 1
         if self.interrupts == 1:
-            self.story.say("  Stopping (once more Ctrl-C: without saving) ...")
+            self.story.say("  Stopping (press Ctrl-C again to stop without saving) ...")
         manager = self.client.km
         if manager is not None and manager.has_kernel:
             end = self.interrupts > 1
@@ -157,7 +157,7 @@ class Execution:
             asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def failure(self, error, log):
-        """Return the Failure that tells of an exception; `log` is what the kernel itself said."""
+        """Return the Failure for an exception; `log` is the kernel's own output."""
         kind, said = type(error).__name__, f"{log}\n{error}"
         if isinstance(error, CellExecutionError):
             kind, said = error.ename, error.traceback
@@ -170,7 +170,7 @@ class Execution:
 
 
 def results_of(name, run, since):
-    """Return the results file that a notebook wrote beside its figures, {} if it wrote none."""
+    """Return the results that a notebook wrote beside its figures, {} if it wrote none."""
     path = Path(run.get("figures", "")) / "results" / f"{name}.json"
     if not path.exists() or path.stat().st_mtime < since:
         return {}
@@ -178,9 +178,9 @@ def results_of(name, run, since):
 
 
 def execute(path, output, parameters, story=None):
-    """Execute a notebook in its own folder and write it to `output`, as far as it came.
+    """Execute a notebook in its own folder and write it to `output`, even if it fails.
 
-    Returns what it reported of its run (preset, data, figures), {} if nothing. Raises Failure.
+    Returns the run that it reported (preset, data, figures), {} if none. Raises Failure.
     """
     notebook, story = nbformat.read(path, as_version=4), story or Story(Console(quiet=True))
     for cell in notebook.cells:
@@ -200,7 +200,7 @@ def execute(path, output, parameters, story=None):
 
 
 def parameter(text):
-    """Return (name, value) of `name=value`; what is no Python literal is a string."""
+    """Return (name, value) of `name=value`; a value that is no Python literal is a string."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
@@ -246,7 +246,7 @@ def main(arguments=None):
         print_table(finished, story)
     if failure is not None:
         print_failure(path, failure, story)
-        story.say(f"The notebook as far as it came: {unfinished}")
+        story.say(f"Incomplete notebook: {unfinished}")
         return STOPPED if failure.interrupted else FAILED
     return 0
 

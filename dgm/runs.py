@@ -1,4 +1,4 @@
-"""Runs of a notebook: presets, folders, the resumable loop, checkpoints and result files."""
+"""Notebook runs: presets, folders, the resumable training loop, checkpoints, result files."""
 
 import hashlib
 import json
@@ -22,11 +22,11 @@ from dgm.device import hardware_name, peak_memory
 from dgm.progress import open_bar, report
 
 PRESETS = ("smoke", "quick", "full")
-RESULTS_FORMAT = 2  # of result files: their keys are snake_case
+RESULTS_FORMAT = 2  # version of the result files
 
 
 def checkpoints_folder():
-    """Return the committed weights' folder: in the repository, else in the installed package."""
+    """Return the folder of the committed weights, in the repository or the installed package."""
     here = Path(__file__).resolve().parent
     repository = here.parent / "checkpoints"
     return repository if repository.is_dir() else here / "checkpoints"
@@ -38,9 +38,10 @@ CHECKPOINTS = checkpoints_folder()
 
 
 class Run(NamedTuple):
-    """Where a notebook's run reads and writes.
+    """The settings and folders of a notebook's run.
 
-    With `publish`, figures go to assets/ and weights to checkpoints/, else all below `folder`.
+    With `publish`, figures go to assets/ and weights to checkpoints/. Otherwise everything goes
+    to `folder`.
     """
 
     name: str
@@ -59,11 +60,11 @@ class Run(NamedTuple):
 
 
 def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu", publish=None):
-    """Choose preset and folders, say so, and check that the folders can be written.
+    """Choose preset and folders, print them, and check that the folders are writable.
 
-    `publish` (default: PUBLISH=1 in the environment) is a full run with the committed weights
-    that writes to assets/, as a `full` training on MNIST does; any other run writes below runs/.
-    Raises ValueError for an unknown preset, OSError for a folder.
+    `publish` (default: PUBLISH=1 in the environment) makes a full run with the committed weights
+    write to assets/, like a `full` training on MNIST. Every other run writes below runs/. Raises
+    ValueError for an unknown preset, OSError for a folder that is not writable.
     """
     check_flag(pretrained, "pretrained")
     republish = os.environ.get("PUBLISH") == "1" if publish is None else publish
@@ -81,7 +82,7 @@ def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu", 
     publish = preset == "full" and data == "MNIST" and (republish or not pretrained)
     run = Run(name, preset, pretrained, publish, Path("runs") / folder)
     check_writable(run.folder, run.figures, *([CHECKPOINTS] if publish and not pretrained else []))
-    training = f"training from scratch, or on from {run.folder}/"
+    training = f"training from scratch, or resuming from {run.folder}/"
     weights = "weights from checkpoints/" if pretrained else training
     places = f"{weights}; figures go to {run.figures}/. {hardware_name()}."
     print(f"{name}: preset {preset}, {data}, {places}")
@@ -91,7 +92,7 @@ def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu", 
 
 
 def check_writable(*folders):
-    """Raise OSError unless every folder can be made and written."""
+    """Create the folders; raise OSError unless every one is writable."""
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -99,14 +100,14 @@ def check_writable(*folders):
             (folder / ".writable").unlink()
         except OSError as error:
             raise OSError(
-                f"cannot write to {folder}/: {error}. Free it or run elsewhere; nothing was lost."
+                f"cannot write to {folder}/: {error}. Run elsewhere; nothing was lost."
             ) from error
 
 
 def partner_folder(name, run):
-    """Return where another notebook's weights are: this run's folder, else the committed ones.
+    """Return the folder of another notebook's weights: this run's, else the committed weights'.
 
-    None where there are neither.
+    Returns None if neither has them.
     """
     folders = (run.folder, CHECKPOINTS)
     return next((folder for folder in folders if (folder / f"{name}.pt").exists()), None)
@@ -117,7 +118,7 @@ def partner_folder(name, run):
 
 @contextmanager
 def whole_file(path):
-    """Yield a temporary path that takes the place of `path` once it is written whole."""
+    """Yield a temporary path that replaces `path` after it has been written completely."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -129,13 +130,13 @@ def whole_file(path):
 
 
 def save_atomically(contents, path):
-    """Write by torch.save, leaving either the old file or the whole new one."""
+    """Write with torch.save; a failure leaves the old file in place."""
     with whole_file(path) as temporary:
         torch.save(contents, temporary)
 
 
 def write_json(contents, path):
-    """Write JSON, leaving either the old file or the whole new one.
+    """Write JSON; a failure leaves the old file in place.
 
     Raises ValueError for NaN or infinity.
     """
@@ -145,12 +146,12 @@ def write_json(contents, path):
 
 
 def load_checkpoint(path, kind, device="cpu"):
-    """Read a file written by this module, weights only.
+    """Read a file written by this module, with weights_only=True.
 
-    Raises ValueError if it is half-written, foreign or of another kind.
+    Raises ValueError if it is half-written, not of this project, or of another kind.
     """
-    restore_it = "Restore it, from git if it was committed."
-    cure = "Delete it to start afresh." if kind == "run" else restore_it
+    restore_it = "Restore it (from git if it was committed)."
+    cure = "Delete it to start again." if kind == "run" else restore_it
     try:
         if zipfile.ZipFile(path).testzip():
             raise ValueError("a checksum is wrong")
@@ -172,7 +173,7 @@ def load_checkpoint(path, kind, device="cpu"):
 
 @contextmanager
 def deferred_interrupt():
-    """Turn the first Ctrl-C into a flag for a loop to look at; a second one stops at once."""
+    """Turn the first Ctrl-C into a flag that a loop checks; a second one stops at once."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag
@@ -192,15 +193,15 @@ def deferred_interrupt():
 def training_steps(
     total, path, settings, history, state, lines=10, check_every=50, save_seconds=60
 ):
-    """Yield the numbers of the updates still to do, out of `total`, and save the run between them.
+    """Yield the numbers of the remaining updates out of `total`, and save the run between them.
 
-    `state` names what a resumed run needs: modules, optimizers and other things with a
-    state_dict, torch.Generators. `history` is {name: list}; the loop appends one scalar tensor an
-    update to each list. Resumes from `path` if it exists; saves there every minute, at the end
-    and on Ctrl-C (which then raises KeyboardInterrupt); prints `lines` lines. A resumed run
-    equals an uninterrupted one bit for bit on a CPU. Raises FloatingPointError at NaN or
-    infinity, keeping the last good checkpoint, and ValueError if `path` holds a run with other
-    settings or from another seed.
+    `state` is {name: part} with everything a resumed run needs: modules, optimizers, other objects
+    with a state_dict, and generators. `history` is {name: list}; the caller appends one scalar
+    tensor per update to each list. The loop resumes from `path` if it exists, saves there every
+    minute, at the end and on Ctrl-C (then it raises KeyboardInterrupt), and prints `lines` lines.
+    On a CPU, a resumed run equals an uninterrupted one bit for bit. Raises FloatingPointError for
+    NaN or infinity and keeps the last good checkpoint; raises ValueError if `path` has a run with
+    other settings or another seed.
     """
     settings = {**{key: as_plain(value) for key, value in settings.items()}, **seeds_of(state)}
     done, seconds = 0, 0.0
@@ -232,15 +233,15 @@ def training_steps(
                 print(history_line(history, done, total, lines, seconds))
             if interrupted.is_set():
                 raise KeyboardInterrupt(
-                    f"Stopped at update {done:,} of {total:,}, all kept: "
-                    f"run again to go on from {path}"
+                    f"Stopped at update {done:,} of {total:,}, everything is saved: "
+                    f"run again to resume from {path}"
                 )
 
 
 def as_plain(value):
-    """Return a NumPy number as Python's, a path as text, any other plain value as it is.
+    """Convert a NumPy number or a path to a plain value; return other plain values unchanged.
 
-    Raises TypeError for what a checkpoint or a result file cannot hold.
+    Raises TypeError for values that a checkpoint or a result file cannot store.
     """
     if isinstance(value, np.generic):
         return value.item()
@@ -253,7 +254,7 @@ def as_plain(value):
 
 
 def seeds_of(state):
-    """Return the seeds of all generators in `state`: another seed is another run."""
+    """Return the seeds of all generators in `state`; they belong to the settings of a run."""
     return {
         f"seed of the {name}": part.initial_seed()
         for name, part in state.items()
@@ -262,22 +263,22 @@ def seeds_of(state):
 
 
 def history_line(history, done, total, lines, seconds):
-    """Return one line on the updates since the last one: the mean of everything in the history."""
+    """Return a progress line with the mean of each history since the last line."""
     first = max(done - max(total // lines, 1), 0)
     means = [f"{name} {np.mean(values[first:done]):.4f}" for name, values in history.items()]
     return f"update {done:,}/{total:,}  {'  '.join(means)}  {seconds / 60:.1f} min"
 
 
 def check_history(history, first, last, path):
-    """Turn the scalar tensors first..last of each list into numbers, in one transfer.
+    """Convert the scalar tensors first..last of each list to numbers, in one transfer.
 
-    Raises FloatingPointError if any is not finite, ValueError if a list has another length.
+    Raises FloatingPointError if one is not finite, ValueError if a list has the wrong length.
     """
     for name, values in history.items():
         if len(values) != last:
             raise ValueError(
                 f"history[{name!r}] has {len(values)} entries after {last} updates: "
-                "append one an update"
+                "append one per update"
             )
         if last > first:
             scalars = [torch.as_tensor(v).detach().float() for v in values[first:]]
@@ -293,9 +294,9 @@ def check_history(history, first, last, path):
 
 
 def save_run(path, update, seconds, settings, history, state):
-    """Write all that a resumed run needs.
+    """Write everything that a resumed run needs.
 
-    Raises FloatingPointError, and writes nothing, if a weight is not finite.
+    Raises FloatingPointError without writing if a weight is not finite.
     """
     parts = {}
     for name, part in state.items():
@@ -303,7 +304,7 @@ def save_run(path, update, seconds, settings, history, state):
         parts[name] = part.get_state() if is_generator else part.state_dict()
         if isinstance(part, nn.Module) and not weights_are_finite(part):
             raise FloatingPointError(
-                f"A weight of {name} went non-finite by update {update}; {path} was left as it was."
+                f"A weight of {name} went non-finite by update {update}; {path} was not changed."
             )
     histories = {k: torch.tensor(values, dtype=torch.float64) for k, values in history.items()}
     contents = {
@@ -323,9 +324,9 @@ def weights_are_finite(module):
 
 
 def restore(path, settings, history, state):
-    """Put a run's saved state back into its parts; return (updates done, seconds spent).
+    """Restore the saved state of a run; return (completed updates, seconds of training).
 
-    Raises ValueError if the run differs in its settings or parts.
+    Raises ValueError if the saved run has other settings or parts.
     """
     saved = load_checkpoint(path, "run")
     theirs = saved["settings"]
@@ -333,7 +334,7 @@ def restore(path, settings, history, state):
     if differing or set(saved["state"]) != set(state):
         what = ", ".join(sorted(differing)) or "its parts"
         raise ValueError(
-            f"{path} belongs to a run that differs in {what}: delete or rename it to start afresh."
+            f"{path} belongs to a run that differs in {what}: delete or rename it to start again."
         )
     try:
         for name, part in state.items():
@@ -345,7 +346,7 @@ def restore(path, settings, history, state):
             history[name][:] = saved["history"][name].tolist()
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} does not fit this run: delete or rename it to start afresh. ({error})"
+            f"{path} does not fit this run: delete or rename it to start again. ({error})"
         ) from error
     return saved["update"], saved["seconds"]
 
@@ -354,17 +355,17 @@ def restore(path, settings, history, state):
 
 
 def as_bytes(chains, n=1000):
-    """Return at most n chains [n, 1, 28, 28], evenly spread over all slots, as uint8."""
+    """Return at most n chains [n, 1, 28, 28] from evenly spaced slots, as uint8."""
     chains, last = check_chains(chains), len(chains) - 1
     slots = torch.linspace(0, last, min(n, len(chains)), device=chains.device).long()
     return (chains[slots].clamp(0, 1) * 255).round().byte().cpu()
 
 
 def save_pretrained(run, model, chains=None):
-    """Turn a finished run into a small file and return what was written.
+    """Write a finished run as a small file and return its contents.
 
-    It holds half-precision weights, history, settings, and for an energy 1,000 chains as bytes.
-    It goes to the run's folder; with `run.publish` also to checkpoints/.
+    The file has half-precision weights, history, settings and, for an energy, 1,000 chains as
+    uint8. It goes to the run's folder and, with `run.publish`, also to checkpoints/.
     """
     saved = load_checkpoint(run.checkpoint, "run")
     weights = {}
@@ -390,9 +391,9 @@ def save_pretrained(run, model, chains=None):
 
 
 def load_record(name, device, folder=None):
-    """Return (path, record) of a committed run, its history as arrays.
+    """Return (path, record) of a committed run, with the history as arrays.
 
-    record["digest"] changes with the file; record["label"] names preset, minutes and hardware.
+    record["digest"] identifies the file; record["label"] names preset, minutes and hardware.
     """
     folder = Path(folder) if folder else CHECKPOINTS
     path = folder / f"{name}.pt"
@@ -409,12 +410,12 @@ def load_record(name, device, folder=None):
 
 
 def provenance(record):
-    """Return the part of a record that belongs beside every number: how it was trained."""
+    """Return the part of a record that says how the weights were trained."""
     return {key: record[key] for key in ("preset", "updates", "minutes", "hardware")}
 
 
 def made_by(**command):
-    """Return what stands first in a result file: its format, what made it, and with what.
+    """Return the first entries of a result file: format, command, versions, hardware and date.
 
     `command` is for example {"notebook": "EBM.ipynb"} or {"command": "make bench"}.
     """
@@ -429,7 +430,7 @@ def made_by(**command):
 
 
 def git_commit():
-    """Return the short name of the commit, "+" behind it where files differ; None without git."""
+    """Return the short commit hash, followed by "+" if files differ; None without git."""
     try:
         options = {"capture_output": True, "text": True, "check": True}
         name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], **options).stdout.strip()
@@ -440,7 +441,7 @@ def git_commit():
 
 
 def save_results(run, seed, **results):
-    """Write what a notebook measured to <figures>/results/<notebook>.json."""
+    """Write the results of a notebook to <figures>/results/<notebook>.json."""
     made = made_by(notebook=f"{run.name}.ipynb")
     contents = {**made, "preset": run.preset, "seed": seed, "peak_memory_gb": peak_memory()}
     write_json({**contents, **results}, run.figures / "results" / f"{run.name}.json")

@@ -1,10 +1,10 @@
-"""Samplers of a score behind one signature, guidance, and rules for noise levels.
+"""Samplers for a score with one signature, guidance, and rules for noise levels.
 
 A sampler is called as `sampler(model, labels, sigmas, *, n=None, start=None, ...)`, where
-`model(x, sigma, labels)` is the score. `labels` [B] are in 0..9, or None with `n` or `start`
-[B, ...]. `sigmas` descend, and a last step leads from the smallest to zero. `guidance` is the
-weight of `guided`, which doubles the work. All samplers raise ValueError for bad labels or
-sigmas, and FloatingPointError if a sample diverges.
+`model(x, sigma, labels)` is the score. `labels` [B] are in 0..9, or None together with `n` or
+`start` [B, ...]. `sigmas` descend, and a last step leads from the smallest to zero. `guidance` is
+the weight in `guided`; any weight but 1 doubles the evaluations of labelled samples. All samplers
+raise ValueError for wrong labels or sigmas, and FloatingPointError if a sample diverges.
 """
 
 import copy
@@ -33,26 +33,26 @@ from dgm.checks import (
 )
 from dgm.progress import progress_bar
 
-GUIDANCE = 1.4  # the samplers' default weight
+GUIDANCE = 1.4  # default guidance weight of the samplers
 
-# ------------------------------------------------------------------------- what chains share
+# --------------------------------------------------------------------- shared by all samplers
 
 
 def device_of(model):
-    """Return the device of a network's parameters, None for a plain function."""
+    """Return the device of a network's parameters, or None for a plain function."""
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
     return next((p.device for p in parameters), None)
 
 
 def frozen(model):
-    """Return a copy of a network for use inside a chain: evaluation mode, no gradients.
+    """Return a copy of a network in evaluation mode, without gradients of its parameters.
 
-    A plain function comes back as it is.
+    A plain function is returned unchanged.
     """
     model = model.module if isinstance(model, AveragedModel) else model
     if not isinstance(model, nn.Module):
         return model
-    with torch.inference_mode(False):  # tensors made inside it would have no gradients
+    with torch.inference_mode(False):  # tensors of inference mode have no gradients
         return copy.deepcopy(model).eval().requires_grad_(False)
 
 
@@ -76,14 +76,15 @@ def noise_like(x, generator):
 def guided(score, weight):
     """Return the score s(x) + weight (s(x | label) - s(x)) (Ho & Salimans 2022).
 
-    Weight 1 is the conditional score. Above 1, samples fit their label better and vary less.
+    Weight 1 is the conditional score. With larger weights, samples fit their label better and
+    vary less.
     """
 
     def guided_score(x, sigma, labels):
         if labels is None or weight == 1:
             return score(x, sigma, labels)
         nothing = torch.full_like(labels, NO_LABEL)
-        if len(x) > 512:  # twice as many at once would be no faster, and take twice the memory
+        if len(x) > 512:  # a doubled batch would be no faster and take twice the memory
             with_label = score(x, sigma, labels)
             without = score(x, sigma, nothing)
         else:
@@ -95,9 +96,9 @@ def guided(score, weight):
 
 
 def begin_sampling(model, labels, sigmas, n, start, guidance, generator):
-    """Return what every sampler begins with: (score, labels, sigmas, x) on the model's device.
+    """Check the arguments of a sampler; return (score, labels, sigmas, x) on the model's device.
 
-    x is `start`, or noise of the largest level for each label, or for `n` images.
+    x is a copy of `start`, or noise of the largest level, one image per label or `n` images.
     """
     check_takes(model, "x, sigma, labels")
     check_number(guidance, "guidance")
@@ -111,7 +112,7 @@ def begin_sampling(model, labels, sigmas, n, start, guidance, generator):
     if labels is not None:
         labels = check_labels(labels, n if start is None else len(start), device)
     elif n is None and start is None:
-        raise ValueError("n must be given where there are no labels: pass n=64, or start")
+        raise ValueError("n must be given if there are no labels: pass n=64, or start")
     if start is None:
         shape = (n if labels is None else len(labels), *IMAGE_SHAPE)
         start = sigmas[0] * torch.randn(shape, device=device, generator=generator)
@@ -120,7 +121,7 @@ def begin_sampling(model, labels, sigmas, n, start, guidance, generator):
 
 
 def checked_once(score):
-    """Return a score whose first result is checked to be shaped like x."""
+    """Return a score whose first result is checked to have the shape of x."""
     checked = False
 
     def checked_score(x, sigma, labels):
@@ -140,8 +141,8 @@ def checked_once(score):
 def geometric_sigmas(first=10.0, last=0.01, levels=30):
     """Return noise levels in geometric progression.
 
-    Technique 2 of Song & Ermon 2020 asks for 89 levels from 10 to 0.01 in 784 dimensions; with
-    30, each level needs more steps.
+    Technique 2 of Song & Ermon 2020 recommends 89 levels from 10 to 0.01 in 784 dimensions. With
+    30 levels, each needs more steps.
     """
     check_number(last, "last", above=0)
     check_number(first, "first", above=0)
@@ -150,7 +151,7 @@ def geometric_sigmas(first=10.0, last=0.01, levels=30):
 
 
 def karras_sigmas(first=10.0, last=0.01, levels=10, rho=7.0):
-    """Return noise levels, closer together the smaller they are (Karras et al. 2022, eq. 5)."""
+    """Return noise levels that are denser towards the smallest (Karras et al. 2022, eq. 5)."""
     check_number(last, "last", above=0)
     check_number(first, "first", above=0)
     check_number(rho, "rho", above=0)
@@ -163,9 +164,11 @@ def karras_sigmas(first=10.0, last=0.01, levels=10, rho=7.0):
 def annealed_step(sigmas, steps):
     """Return epsilon of annealed Langevin dynamics (Song & Ermon 2020, technique 4).
 
-    Each level of `steps` steps should hand on the variance it is meant to have: among 10,000
-    step sizes r = epsilon / sigma_L^2, the one whose variance recursion ends nearest to 1.
+    After `steps` steps, the variance of a level should be sigma_i^2. Among 10,000 values of
+    r = epsilon / sigma_L^2, this is the one whose relative variance ends closest to 1.
     """
+    check_sigmas(sigmas)
+    check_count(steps, "steps")
     gamma = float(sigmas[0] / sigmas[-1]) ** (1 / max(len(sigmas) - 1, 1))
     r = torch.linspace(1e-4, 1, 10_000, dtype=torch.float64)
     stationary = 1 / (1 - r / 2)
@@ -175,34 +178,50 @@ def annealed_step(sigmas, steps):
 
 def largest_distance(images, block=2_000):
     """Return the largest Euclidean distance between two images (Song & Ermon 2020, technique 1)."""
+    check_floats(images, "images")
     flat = images.flatten(1)
     return max(torch.cdist(part, flat).max().item() for part in flat.split(block))
 
 
 def level_overlap(ratio, dimensions):
-    """Return how much of one level's noise is likely under another, `ratio` times smaller.
+    """Return the overlap of two noise levels whose ratio is `ratio`.
 
-    It is the mass of radii within three deviations (Song & Ermon 2020, section 3.2).
+    It is the probability that the norm of the noise at the smaller level lies within three
+    standard deviations of the mean norm at the larger (Song & Ermon 2020, section 3.2).
     """
+    check_number(ratio, "ratio", low=1)
+    check_count(dimensions, "dimensions")
     middle = math.sqrt(2 * dimensions) * (ratio - 1)
     return norm.cdf(middle + 3 * ratio) - norm.cdf(middle - 3 * ratio)
 
 
 def level_ratio(dimensions, overlap=0.5):
-    """Return gamma = sigma_i / sigma_(i+1) of this overlap (Song & Ermon 2020, technique 2)."""
+    """Return gamma = sigma_i / sigma_(i+1) for an overlap (Song & Ermon 2020, technique 2)."""
 
     def excess(ratio):
         return level_overlap(ratio, dimensions) - overlap
 
-    return brentq(excess, 1.0, 2.0 + 6 / math.sqrt(2 * dimensions))
+    check_count(dimensions, "dimensions")
+    check_number(overlap, "overlap", above=0)
+    largest = 2.0 + 6 / math.sqrt(2 * dimensions)
+    low, high = level_overlap(largest, dimensions), level_overlap(1.0, dimensions)
+    if not low < overlap < high:
+        raise ValueError(
+            f"overlap must be between {low:.3g} and {high:.3g} in {dimensions} dimensions, "
+            f"not {overlap:g}: pass another number"
+        )
+    return brentq(excess, 1.0, largest)
 
 
 def number_of_levels(first, last, ratio):
-    """Return how many levels of this ratio lead from sigma_1 to sigma_L, not rounded."""
+    """Return the unrounded number of levels with this ratio from sigma_1 to sigma_L."""
+    check_number(last, "last", above=0)
+    check_number(first, "first", above=0)
+    check_number(ratio, "ratio", above=1)
     return 1 + math.log(first / last) / math.log(ratio)
 
 
-# ---------------------------------------------------------------------------- without noise
+# ------------------------------------------------------------------- deterministic samplers
 
 
 @torch.no_grad()
@@ -220,8 +239,9 @@ def heun(
 ):
     """Solve dx = -sigma score(x, sigma) dsigma by Heun's method (Karras et al. 2022, algorithm 1).
 
-    With `churn` above zero it is their stochastic sampler (algorithm 2): each step first adds
-    noise, churn / L of sigma, at most 0.41. Two evaluations a level, one at the last: 2 L - 1.
+    With churn > 0 it is their stochastic sampler (algorithm 2): each step first raises sigma by
+    the factor 1 + churn / L (at most 1.41) with added noise. It takes 2 L - 1 evaluations, two
+    per level and one at the last.
     """
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
     check_number(churn, "churn", low=0)
@@ -254,16 +274,16 @@ def dpm_solver(
 ):
     """Sample by DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), written in the noise levels.
 
-    From sigma to sigma': x <- (sigma' / sigma) x + (1 - sigma' / sigma) D, where D, the clean
-    image x + sigma^2 score(x, sigma), is extrapolated from the last two levels in -ln sigma.
-    One evaluation a level: L.
+    From sigma to sigma': x <- (sigma' / sigma) x + (1 - sigma' / sigma) D, where D is the clean
+    image x + sigma^2 score(x, sigma), extrapolated in -ln sigma from the last two levels. It
+    takes L evaluations, one per level.
     """
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
     before = None
     for i in progress_bar(range(len(sigmas) - 1), "DPM-Solver++", progress):
         clean = x + sigmas[i] ** 2 * score(x, sigmas[i], labels)
         ahead = clean
-        if before is not None:  # the ratio of the two steps in -ln sigma
+        if before is not None:  # ratio of the two steps in -ln sigma
             ratio = torch.log(sigmas[i] / sigmas[i + 1]) / torch.log(sigmas[i - 1] / sigmas[i])
             ahead = clean + ratio / 2 * (clean - before)
         shrink = sigmas[i + 1] / sigmas[i]
@@ -273,7 +293,7 @@ def dpm_solver(
     return check_finite(x, "DPM-Solver++")
 
 
-# ------------------------------------------------------------------------------- with noise
+# --------------------------------------------------------------------- stochastic samplers
 
 
 @torch.no_grad()
@@ -291,12 +311,13 @@ def consistent_annealed(
 ):
     """Sample by consistent annealed sampling (Jolicoeur-Martineau et al. 2020, algorithm 2).
 
-    One step a level, with just the noise that brings x from level sigma_i to sigma_j:
+    Each level has one step, whose noise brings x exactly from level sigma_i to sigma_j:
     x <- x + a sigma_i^2 score(x, sigma_i) + b sigma_j z,
-    b^2 = 1 - (1 - a)^2 sigma_i^2 / sigma_j^2. `eta` is a in units of 1 - sigma_j / sigma_i; with
-    1 no noise is added, and less is a ValueError. One evaluation a level: L.
+    b^2 = 1 - (1 - a)^2 sigma_i^2 / sigma_j^2. `eta` is a in units of 1 - sigma_j / sigma_i. With
+    eta = 1 no noise is added; a smaller eta raises ValueError. It takes L evaluations, one per
+    level.
     """
-    check_number(eta, "eta", low=1)  # below 1, a step leaves more noise than the next level has
+    check_number(eta, "eta", low=1)  # below 1, more noise remains than the next level has
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
     for i in progress_bar(range(len(sigmas) - 1), "Consistent annealed sampling", progress):
         s_i, s_j = sigmas[i], sigmas[i + 1]
@@ -321,12 +342,12 @@ def predictor_corrector(
     generator=None,
     progress=False,
 ):
-    """Sample by predictor and corrector (Song et al. 2021, algorithms 2 and 4).
+    """Sample by the predictor-corrector method (Song et al. 2021, algorithms 2 and 4).
 
-    From each level to the next by the reverse-time SDE,
-    x <- x + (sigma_i^2 - sigma_j^2) score + sqrt(sigma_i^2 - sigma_j^2) z, and there one Langevin
-    step with epsilon = 2 (snr |z| / |score|)^2, norms averaged over the batch. Two evaluations a
-    level, one at the last: 2 L - 1.
+    The predictor is a step of the reverse-time SDE to the next level,
+    x <- x + (sigma_i^2 - sigma_j^2) score + sqrt(sigma_i^2 - sigma_j^2) z. The corrector is one
+    Langevin step there with epsilon = 2 (snr |z| / |score|)^2, norms averaged over the batch. It
+    takes 2 L - 1 evaluations, two per level and one at the last.
     """
     check_number(snr, "snr", above=0)
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)

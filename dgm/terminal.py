@@ -1,6 +1,6 @@
-"""What the terminal shows of notebooks that dgm.runner executes: a story, a table, an error.
+"""Terminal output of dgm.runner: progress of the notebooks, a table of results, errors.
 
-With a live bar in a terminal; elsewhere, and with CI=true, in plain lines.
+A terminal shows a live bar. Other outputs, and those with CI=true, consist of plain lines.
 """
 
 import os
@@ -16,8 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 
-MIN_SAMPLES = 500  # with fewer, a Fréchet distance is mostly the error of estimating it
-LINE_SECONDS = 10  # between two lines about the same bar, where bars are not live
+MIN_SAMPLES = 500  # with fewer, a Fréchet distance is mostly estimation error
+LINE_SECONDS = 10  # between two lines about the same bar in plain output
 
 
 def clock(seconds):
@@ -26,14 +26,14 @@ def clock(seconds):
 
 
 def bar_text(bar):
-    """Return where a bar stands, with the time left once that can be said."""
+    """Return the state of a bar as text, with the time left once it can be estimated."""
     done, rest = bar["n"] - bar["initial"], bar["total"] - bar["n"]
     left = f", {clock(bar['elapsed'] / done * rest)} left" if done and rest else ""
     return f"{bar['n']:,} of {bar['total']:,}, {clock(bar['elapsed'])}{left}"
 
 
 class Story:
-    """What the terminal shows of the notebooks: with a live bar, or in plain lines."""
+    """Progress of the notebooks on a console, as a live bar or plain lines."""
 
     def __init__(self, console):
         live = console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")
@@ -41,13 +41,13 @@ class Story:
         self.section, self.bar, self.began, self.last_line, self.run = None, None, 0.0, 0.0, {}
 
     def say(self, text, style=""):
-        """Print a line, above the live part if there is one."""
+        """Print a line above the live part, if there is one."""
         options = {"highlight": False, "markup": False, "soft_wrap": self.plain}
         self.console.print(text, style=style, **options)
 
     @contextmanager
     def of_notebook(self, name, title):
-        """Tell of a notebook: its title, and its live part as long as the context lasts."""
+        """Print the title of a notebook and show its live part within the context."""
         self.say(f"{name}: {title}" if title else name, style="bold")
         self.section, self.bar, self.began, self.run = None, None, time.time(), {}
         options = {"console": self.console, "get_renderable": self.live_part, "transient": True}
@@ -56,7 +56,7 @@ class Story:
             self.enter(None)
 
     def enter(self, section):
-        """Go on to a section. In a terminal the one before leaves a line with its time."""
+        """Begin a section. In a terminal, the previous one leaves a line with its duration."""
         if section == self.section:
             return
         if self.section and not self.plain:
@@ -66,7 +66,7 @@ class Story:
         self.section, self.bar, self.began = section, None, time.time()
 
     def tell(self, message):
-        """Show what the notebook reported (dgm.progress.report)."""
+        """Show a message of the notebook (dgm.progress.report)."""
         if "run" in message:
             self.run = message["run"]
             self.say("    preset {preset}, {data}, {weights}".format(**self.run), style="dim")
@@ -76,7 +76,7 @@ class Story:
             self.move(message["bar"])
 
     def move(self, bar):
-        """Move the bar. Where it is not live, say so now and then, and when it is done."""
+        """Move the bar. In plain output, print a line from time to time and when it is done."""
         before, self.bar, now = self.bar, bar, time.time()
         begins, done = bar["n"] == bar["initial"], bar["n"] >= bar["total"]
         just_done = done and before is not None and before["n"] < before["total"]
@@ -87,7 +87,7 @@ class Story:
             self.last_line = now
 
     def live_part(self):
-        """Return the section under way, with its bar or the time it has taken."""
+        """Return the current section with its bar or elapsed time."""
         row = [Spinner("dots"), self.section or "Starting"]
         if self.bar and self.bar["n"] < self.bar["total"]:
             bar = ProgressBar(self.bar["total"], self.bar["n"], width=20)
@@ -103,7 +103,7 @@ class Story:
 
 
 class Finished(NamedTuple):
-    """A notebook that ran to its end: its name, where it is, what it reported and measured."""
+    """A completed notebook: name, minutes, output file, reported run and results."""
 
     name: str
     minutes: float
@@ -115,8 +115,8 @@ class Finished(NamedTuple):
 def main_metrics(results):
     """Return the metrics of the conditional samples, else of the chains at their best length.
 
-    That is where the Fréchet distance is least or, with few samples, where the lesser of
-    precision and recall is largest; the longest of equals.
+    The best length has the smallest Fréchet distance or, with few samples, the largest minimum of
+    precision and recall. Ties go to the longest chain.
     """
     if "conditional" in results:
         return results["conditional"]["guidance"]
@@ -127,7 +127,7 @@ def main_metrics(results):
 
 
 def table_row(done):
-    """Return what the table says of a notebook, as text."""
+    """Return the row of a notebook in the table, as text."""
     metrics, n = main_metrics(done.results), done.results.get("n", 0)
     row = [done.name, f"{done.minutes:.1f}", "–", "–", "–"]
     if "label_accuracy" in metrics:
@@ -141,13 +141,13 @@ def table_row(done):
 
 
 def relative(path):
-    """Return a path as seen from here, where it lies below."""
+    """Return a path relative to the working directory if it lies below it."""
     path = Path(path)
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def print_table(finished, story):
-    """Print what the notebooks measured, and where they and their figures are."""
+    """Print the table of results and the locations of notebooks and figures."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("notebook", no_wrap=True)
     names = ("minutes", "label\naccuracy", "confident\nsamples", "Fréchet distance\n(floor)")
@@ -159,7 +159,7 @@ def print_table(finished, story):
     story.console.print(table)
     story.say("")
     if any(done.results.get("n", MIN_SAMPLES) < MIN_SAMPLES for done in finished):
-        story.say(f"Too few samples for a Fréchet distance, which needs {MIN_SAMPLES}.")
+        story.say(f"Too few samples for a Fréchet distance, which needs at least {MIN_SAMPLES}.")
     for done in finished:
         story.say(f"executed notebook  {relative(done.output)}")
     for folder in sorted({done.run["figures"] for done in finished if done.run}):
@@ -168,12 +168,12 @@ def print_table(finished, story):
     if replaced:
         story.say(f"NOT MNIST but the UCI digits: {', '.join(replaced)}.", style="bold red")
         story.say(
-            "These numbers say nothing about the models. The notebook's first output says why."
+            "These numbers say nothing about the models. The notebook's first output explains why."
         )
 
 
 def print_failure(path, failure, story):
-    """Say in which section a notebook stopped, what it said last and what to do."""
+    """Print the section in which a notebook stopped, its last message and what to do."""
     what = "stopped" if failure.interrupted else "failed"
     story.say(f"\n{path} {what} in the section “{failure.section}”.", style="bold red")
     if failure.said:

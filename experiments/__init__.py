@@ -1,1 +1,1 @@
-"""Everything that was measured: `python -m experiments NAME`."""
+"""Experiments on the models: `python -m experiments NAME`."""

@@ -1,4 +1,4 @@
-"""Run experiments: `python -m experiments NAME ...`; `--list` names them all."""
+"""Command line of the experiments: `python -m experiments NAME ...`, or `--list`."""
 
 import argparse
 import time
@@ -11,7 +11,7 @@ from experiments.results import RESULTS, compare_folders, read_result, read_resu
 
 
 def minutes_of(name, folder=RESULTS):
-    """Return how long an experiment takes, as text: measured where its result says so."""
+    """Return the duration of an experiment as text, measured if its result has it."""
     minutes = EXPERIMENTS[name].minutes
     if (Path(folder) / f"{name}.json").exists():
         minutes = read_result(name, folder).get("minutes") or minutes
@@ -21,11 +21,11 @@ def minutes_of(name, folder=RESULTS):
 def list_experiments():
     for name, experiment in EXPERIMENTS.items():
         print(f"{name:<24} {minutes_of(name):>9}  {experiment.about}")
-    print(f"{'tables':<24} {'1 min':>9}  README's tables and docs/RESULTS.md from the results")
+    print(f"{'tables':<24} {'1 min':>9}  write the tables of README and docs/RESULTS.md")
 
 
 def draw(name, folder):
-    """Draw an experiment's figures from stored results, the committed ones where some lack."""
+    """Draw an experiment's figures from stored results, or committed ones if some are missing."""
     folder = Path(folder)
     known = {**read_results(RESULTS), **read_results(folder)}
     figures = folder.parent if folder.name == "results" else folder
@@ -37,16 +37,16 @@ def draw(name, folder):
 
 
 def check_committed(lab):
-    """Raise SystemExit unless this may replace what is committed."""
+    """Raise SystemExit unless the measurements may replace the committed results."""
     if lab.digits.name != "MNIST" or lab.max_samples != 10_000:
         raise SystemExit(
-            "What is committed is measured on MNIST with --max-samples 10000; "
-            "else name another --folder."
+            "Committed results are measured on MNIST with --max-samples 10000. "
+            "For other measurements, name another --folder."
         )
 
 
 def run(name, lab, folder):
-    """Measure one experiment, write its result and draw its figures."""
+    """Run one experiment, write its result and draw its figures."""
     started = time.perf_counter()
     samples = {"path": Path(folder) / "hero.npz"} if name == "hero" else {}
     result = EXPERIMENTS[name].measure(lab, **samples)
@@ -61,18 +61,20 @@ def run(name, lab, folder):
 def parse():
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="default: what `make evaluate` does"
+        "names", nargs="*", metavar="NAME", help="default: those of `make evaluate`"
     )
-    parser.add_argument("--list", action="store_true", help="name all experiments")
-    parser.add_argument("--folder", default=str(RESULTS), help="where the results go")
-    parser.add_argument("--draw", action="store_true", help="redraw figures, measure nothing")
-    parser.add_argument("--against", help="compare the results with those in this folder")
-    parser.add_argument("--fresh", action="store_true", help="forget evaluations finished before")
-    parser.add_argument("--max-samples", type=int, default=10_000, help="for each number")
+    parser.add_argument("--list", action="store_true", help="list all experiments")
+    parser.add_argument("--folder", default=str(RESULTS), help="folder of the results")
+    parser.add_argument("--draw", action="store_true", help="redraw figures without measuring")
+    parser.add_argument("--against", help="compare the results with another folder")
+    parser.add_argument("--fresh", action="store_true", help="discard cached evaluations")
+    parser.add_argument(
+        "--max-samples", type=int, default=10_000, help="most samples per evaluation"
+    )
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - {*EXPERIMENTS, "tables"})
     if unknown:
-        parser.error(f"there is no experiment {', '.join(unknown)}; --list names all")
+        parser.error(f"there is no experiment {', '.join(unknown)}; --list shows all")
     return arguments
 
 

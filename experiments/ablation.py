@@ -1,4 +1,4 @@
-"""The energy's recipe with one thing changed at a time, and with older chains."""
+"""Ablation of the energy's training recipe, and training with more old chains."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def as_text(change):
 
 
 def ablation_run(arguments):
-    """Train and evaluate one changed recipe; its updates follow from equal evaluations."""
+    """Train and evaluate one changed recipe with the given number of gradient evaluations."""
     name, seed, evaluations, n, root = arguments
     recipe = SMALLER._replace(**CHANGES[name])
     updates = evaluations // (recipe.langevin_steps * recipe.batch_size)
@@ -52,7 +52,7 @@ def ablation_run(arguments):
 
 
 def ablation(lab, evaluations=1_280_000, n=500, seeds=(1, 2), root="runs/experiments/ablation"):
-    """Change each part of the recipe, at equal gradient evaluations, two seeds each."""
+    """Measure one change of the recipe at a time, with equal gradient evaluations and two seeds."""
     jobs = [(name, seed, evaluations, n, root) for name in CHANGES for seed in seeds]
     return {
         "n": n,
@@ -65,28 +65,31 @@ def ablation(lab, evaluations=1_280_000, n=500, seeds=(1, 2), root="runs/experim
 
 
 def draw_ablation(results, folder):
-    """Draw the distance of each changed recipe after 60 and 500 steps, a dot a seed."""
+    """Draw the Fréchet distance of each changed recipe after 60 and 500 steps."""
     import matplotlib.pyplot as plt
 
     measured = results["ablation"]
     names = list(measured["changed"])
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
     for ax, steps in zip(axes, ("60", "500"), strict=True):
-        for seed in (1, 2):
+        for seed, marker in ((1, "o"), (2, "s")):
             seeds = [run for run in measured["runs"] if run["seed"] == seed]
             distances = [run["chains"][steps]["frechet_distance"] for run in seeds]
             rows = [names.index(run["name"]) for run in seeds]
-            ax.plot(distances, rows, "o", alpha=0.8, label=f"seed {seed}")
+            ax.plot(distances, rows, marker, alpha=0.8, label=f"seed {seed}")
         recipe = [run for run in measured["runs"] if run["name"] == names[0]]
         mean = np.mean([run["chains"][steps]["frechet_distance"] for run in recipe])
-        ax.axvline(mean, color="gray", linestyle=":", label="mean of the recipe's")
-        ax.set(xlabel=f"Fréchet distance after {steps} steps", xlim=(0, None))
-        ax.grid(alpha=0.3, axis="x")
+        name = f"{label('recipe')}, mean of the seeds"
+        ax.axvline(mean, color="gray", linestyle=":", label=name)
+        ax.set_title(f"Chains of {steps} steps", fontsize=10)
+        ax.set(xlabel=f"Fréchet distance (n = {measured['n']})", xlim=(0, None))
+        ax.grid(alpha=0.3)
     shown = [label("without_buffer" if name == "no_buffer" else name) for name in names]
     axes[0].set_yticks(range(len(names)), shown, fontsize=8)
     axes[0].invert_yaxis()
-    axes[1].legend(fontsize=8, title=f"n = {measured['n']}", title_fontsize=8)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    entries = axes[0].get_legend_handles_labels()
+    figure.legend(*entries, fontsize=8, ncols=3, loc="upper right")
     plots.write_figure(figure, folder / "ebm_ablation.png")
     plt.close(figure)
 
@@ -98,7 +101,7 @@ def older_chains(
     seed=1,
     root="runs/experiments",
 ):
-    """Train with half of each batch from old chains; evaluate it beside the committed energy."""
+    """Measure training with half of each batch from old chains against the committed energy."""
     path, found = Path(root) / "older-chains.pt", {}
     model, _ = train_energy(BEST._replace(**OLDER), lab.digits, path, seed)
     committed, _ = load_pretrained("EBM-BestPractice", lab.device)

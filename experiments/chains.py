@@ -1,4 +1,4 @@
-"""Chains of the energies from noise: quality against chain length, and nearest training images."""
+"""Sample quality of the energies against chain length, and nearest training images."""
 
 import time
 from pathlib import Path
@@ -23,7 +23,7 @@ COLORS = {"no_buffer": "tab:blue", "replay_buffer": "tab:orange", "tutorial": "t
 
 
 def evaluate_chains(lab, model, recipe, seed, n, lengths, name):
-    """Return {steps: metrics} of n fresh chains of one energy, run on from length to length."""
+    """Return {steps: metrics} of n fresh chains of one energy at increasing lengths."""
     generator = torch.Generator(lab.device).manual_seed(seed)
     start = torch.rand(n, *IMAGE_SHAPE, device=lab.device, generator=generator)
     options = {**recipe.chain, "snapshots": lengths, "generator": generator}
@@ -74,7 +74,7 @@ def chains_of(key, lab, name, digest, seed, lengths, later):
 
 
 def chains(lab, seed=7, lengths=(20, 60, 200, 500), later=(1_000, 2_000, 5_000, 10_000)):
-    """Measure the quality of fresh chains against their length, for three energies."""
+    """Measure the quality of fresh chains against their length for three energies."""
     few = min(1_000, lab.max_samples)
     many = lab.max_samples // few * few
     energies = {}
@@ -91,7 +91,7 @@ def chains(lab, seed=7, lengths=(20, 60, 200, 500), later=(1_000, 2_000, 5_000, 
 
 
 def draw_chain_length(results, folder):
-    """Draw the Fréchet distance of three energies' chains against their length."""
+    """Draw the Fréchet distance of the energies against chain length."""
     import matplotlib.pyplot as plt
 
     measured = results["chains"]
@@ -103,43 +103,49 @@ def draw_chain_length(results, folder):
             steps = [int(k) for k in found]
             distances = [metrics["frechet_distance"] for metrics in found.values()]
             style = {"marker": marker, "linestyle": line, "color": color}
-            name = f"{label(key)}, n = {n:,}" if kind == "few" else None
+            name = label(key) if kind == "few" else None
             ax.plot(steps, distances, label=name, **style)
         floor = floor_of(results, n)["mean"]
         style = {"color": "gray", "linestyle": "-" if kind == "few" else ":"}
         ax.axhline(floor, label=f"floor, n = {n:,}: {floor:.1f}", **style)
-    ax.plot([], [], "d", color="gray", label=f"diamonds: n = {measured['n_many']:,}")
+    for kind, marker, shape in (("few", ".", "dots"), ("many", "d", "diamonds")):
+        ax.plot([], [], marker, color="gray", label=f"{shape}: n = {measured[f'n_{kind}']:,}")
     ax.set(xscale="log", yscale="log")
     ax.set(xlabel="chain length (steps from noise)", ylabel="Fréchet distance")
-    ax.grid(alpha=0.3, which="both")
+    ax.grid(alpha=0.3)
     ax.legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
     plots.write_figure(figure, folder / "ebm_chain_length.png")
     plt.close(figure)
 
 
 def draw_memorisation(results, folder):
-    """Draw how far samples are from their nearest training images, beside test digits."""
+    """Draw the distances of samples and test digits to their nearest training images."""
     import matplotlib.pyplot as plt
 
-    figure, ax = plt.subplots(figsize=(7, 2.8))
-    energy = results["chains"]["energies"]["replay_buffer"]["nearest"]
-    sources = {"score model": results["score-samples"]["nearest"], "EBM, replay buffer": energy}
-    for name, nearest in sources.items():
+    figure, ax = plt.subplots(figsize=(7, 3))
+    sources = {
+        "score": (results["score-samples"]["nearest"], "tab:green"),
+        "ebm_replay_buffer": (
+            results["chains"]["energies"]["replay_buffer"]["nearest"],
+            "tab:orange",
+        ),
+    }
+    for name, (nearest, color) in sources.items():
         histogram = nearest["histogram"]
-        options = {"label": f"samples, {name}", "linewidth": 1.5}
+        options = {"label": f"samples, {label(name)}", "color": color, "linewidth": 1.5}
         ax.stairs(histogram["samples"], histogram["edges"], **options)
-    options = {"label": "test digits", "fill": True, "alpha": 0.3}
+    options = {"label": label("test_digits"), "fill": True, "color": "gray", "alpha": 0.3}
     ax.stairs(histogram["test_digits"], histogram["edges"], **options)
-    ax.set(xlabel="distance to the nearest training image", xlim=(0, 9))
-    ax.set(ylabel=f"count, n = {nearest['n']:,} each")
+    ax.set(xlabel="Euclidean distance to the nearest training image", xlim=(0.8, 8.2))
+    ax.set(ylabel=f"number of images (of {nearest['n']:,})")
     ax.legend(fontsize=8)
     plots.write_figure(figure, folder / "memorisation.png")
     plt.close(figure)
 
 
 def tutorial(lab):
-    """Train by the tutorial's settings, as many updates as fit the replay buffer's minutes."""
-    torch.set_num_threads(1)  # as the two EBMs were trained
+    """Train an energy with the tutorial's settings and write its weights to checkpoints/."""
+    torch.set_num_threads(1)  # like the training of the two EBMs
     name = "EBM-tutorial-settings"
     run = runs.Run(name, "full", False, True, Path("runs/experiments"))  # to checkpoints/
     model, _ = train_energy(TUTORIAL._replace(updates=1_900), lab.digits, run.checkpoint, seed=1)

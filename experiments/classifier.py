@@ -1,4 +1,4 @@
-"""Training of the digit classifier whose features the metrics use."""
+"""Training of the digit classifier behind the metrics."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from helpers import load_mnist
 
 
 def shift(images, reach, generator):
-    """Move each image by its own whole number of pixels, at most `reach`, zeros coming in."""
+    """Shift each image by a random number of pixels, at most `reach`, filling with zeros."""
     n, side = len(images), images.shape[-1]
     padded = F.pad(images, [reach] * 4)
     options = {"device": images.device, "generator": generator}
@@ -21,7 +21,7 @@ def shift(images, reach, generator):
 
 
 def train_classifier(images, labels, epochs=12, batch_size=256, generator=None):
-    """Train a classifier on shifted digits with AdamW under a one-cycle learning rate."""
+    """Train a classifier on shifted digits with AdamW and a one-cycle learning rate."""
     model = metrics.DigitClassifier().to(images.device)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
     updates = epochs * len(images) // batch_size
@@ -42,7 +42,7 @@ def train_classifier(images, labels, epochs=12, batch_size=256, generator=None):
 
 
 def classifier(_lab=None, epochs=12):
-    """Train the classifier anew and, on MNIST, write it to checkpoints/."""
+    """Train the classifier and, on MNIST, write it to checkpoints/."""
     device = pick_device()
     generator = seed_everything(0, device)
     digits = load_mnist(device=device)

@@ -1,4 +1,4 @@
-"""Denoising by both models, classical denoisers and a memoriser; posterior sampling."""
+"""Denoising by both models, classical methods and a memoriser; posterior sampling."""
 
 import numpy as np
 import torch
@@ -13,17 +13,17 @@ from helpers import choose_denoising_steps, langevin_dynamics, load_pretrained
 
 SIGMAS = (0.1, 0.25, 0.5, 1.0)
 
-# -------------------------------------------------------------------------------- the methods
+# ------------------------------------------------------------------------------------ methods
 
 
 def each_image(function, images, **options):
-    """Apply a scikit-image filter, which takes one 2-D image, to images [N, 1, 28, 28]."""
+    """Apply a scikit-image filter for one 2-D image to each of the images [N, 1, 28, 28]."""
     filtered = [function(x, **options) for x in images[:, 0].numpy()]
     return torch.from_numpy(np.stack([np.asarray(x, dtype=np.float32) for x in filtered]))[:, None]
 
 
 def classical_denoisers(sigma):
-    """Return {name: [(function, options), ...]}, scikit-image's denoisers and their settings."""
+    """Return {name: [(function, options), ...]} of scikit-image's denoisers."""
     from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 
     weights = (0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5)
@@ -48,7 +48,7 @@ def classical_denoisers(sigma):
 
 
 def tune(choices, noisy, clean):
-    """Return the (function, options) whose output, clamped to [0, 1], has the least error."""
+    """Return the (function, options) with the smallest error after clamping to [0, 1]."""
     errors = []
     for function, options in choices:
         estimate = each_image(function, noisy, **options).clamp(0, 1)
@@ -57,7 +57,7 @@ def tune(choices, noisy, clean):
 
 
 def kernel_posterior_mean(noisy, sigma, training_images, block=250):
-    """Return E[x | noisy] if the training images were all there is: the memoriser's denoiser."""
+    """Return E[x | noisy] under the empirical distribution of the training images (memoriser)."""
     flat = training_images.flatten(1)
     means = []
     for y in noisy.flatten(1).split(block):
@@ -67,14 +67,14 @@ def kernel_posterior_mean(noisy, sigma, training_images, block=250):
 
 
 def fitted_gaussian(lab):
-    """Fit one Gaussian to the training pixels, its covariance shrunk as in Ledoit & Wolf 2004."""
+    """Fit a Gaussian to the training images, with the covariance of Ledoit & Wolf 2004."""
     from sklearn.covariance import LedoitWolf
 
     return LedoitWolf().fit(lab.digits.train_images.flatten(1).cpu().double().numpy())
 
 
 def gaussian_posterior_mean(noisy, sigma, gaussian):
-    """Return E[x | noisy] under a fitted Gaussian (the Wiener filter): the best linear denoiser."""
+    """Return E[x | noisy] under a fitted Gaussian (Wiener filter, the best linear denoiser)."""
     mean, covariance = (torch.from_numpy(a) for a in (gaussian.location_, gaussian.covariance_))
     y = noisy.flatten(1).cpu().double() - mean
     blurred = covariance + sigma**2 * torch.eye(len(mean), dtype=torch.float64)
@@ -88,8 +88,8 @@ def gaussian_posterior_mean(noisy, sigma, gaussian):
 def denoising(lab, seed=7, n=1_000):
     """Measure PSNR and SSIM against sigma on test digits with unclipped noise.
 
-    Both energies, the score model, three classical denoisers tuned on training digits, the best
-    linear one and the memoriser; every estimate is clamped to [0, 1].
+    The methods are both energies, the score network, three classical denoisers tuned on training
+    digits, the best linear denoiser and the memoriser. Estimates are clamped to [0, 1].
     """
     n, digits = min(n, lab.max_samples), lab.digits
     generator = seed_everything(seed, lab.device)
@@ -97,7 +97,7 @@ def denoising(lab, seed=7, n=1_000):
     keys = ("replay_buffer", "no_buffer")
     energies = {f"ebm_{key}": load_pretrained(ENERGIES[key], lab.device)[0] for key in keys}
     clean, tuning = digits.test_images[:n], digits.train_images[: min(200, n)]
-    few = tuning[:50]  # scikit-image's take a hundred settings each
+    few = tuning[:50]  # for scikit-image's denoisers, with many settings each
     gaussian = fitted_gaussian(lab)
     counts = {"energies": len(tuning), "scikit_image": len(few)}
     result = {"seed": seed, "n": n, "n_tuning": counts, "methods": {}, "chosen": {}}
@@ -130,7 +130,7 @@ def denoising(lab, seed=7, n=1_000):
     return result
 
 
-STYLES = {  # of the lines: ours solid, the others dashed
+STYLES = {  # color and line style: our models solid, other methods dashed
     "score_model": ("tab:green", "-"),
     "ebm_replay_buffer": ("tab:orange", "-"),
     "ebm_no_buffer": ("tab:blue", "-"),
@@ -161,14 +161,16 @@ def draw_denoising(results, folder):
         sigmas = [float(sigma) for sigma in levels]
         for ax, metric in zip(axes, ("psnr", "ssim"), strict=True):
             ax.plot(sigmas, [level[metric] for level in levels.values()], **style)
-    for ax, metric in zip(axes, ("PSNR (dB), pooled", "SSIM, mean"), strict=True):
+    for ax, metric in zip(
+        axes, ("PSNR (dB, pooled over images)", "SSIM (mean over images)"), strict=True
+    ):
         ax.set(xscale="log", xlabel=r"noise level $\sigma$", ylabel=metric)
         ax.set(xticks=sigmas, xticklabels=sigmas)
         ax.minorticks_off()
         ax.grid(alpha=0.3)
     axes[1].legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
-    count = f"{measured['n']:,} test digits"
-    title = f"{count}, noise not clipped, estimates clamped to [0, 1]"
+    count = f"Denoising of {measured['n']:,} test digits"
+    title = f"{count} (noise not clipped, estimates clamped to [0, 1])"
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     plots.write_figure(figure, folder / "denoising_curves.png")
@@ -186,22 +188,22 @@ def ratio_of_means(a, b):
 
 
 def ratios_by_samples(draws, clean, tweedie):
-    """Return {K: squared error of the mean of K samples over Tweedie's}, from all K-tuples.
+    """Return {K: squared error of the mean of K samples relative to Tweedie's}.
 
-    Every disjoint group of K draws counts, so that small K have small error bars.
+    All disjoint groups of K samples count, which makes the error bars of small K small.
     """
     ratios, most = {}, len(draws)
     for k in range(1, most + 1):
         groups = draws[: most // k * k].view(-1, k, *draws.shape[1:]).mean(1)
-        error = (groups - clean).square().flatten(2).mean(2).mean(0).double()  # one an image
+        error = (groups - clean).square().flatten(2).mean(2).mean(0).double()  # [N]
         ratios[str(k)] = ratio_of_means(error, tweedie) | {"theory": 1 + 1 / k}
     return ratios
 
 
 def posterior(lab, seed=7, n=150, most_samples=8, levels=100, sigmas=(0.25, 0.5, 1.0)):
-    """Measure samples from p(clean | noisy) against theory.
+    """Measure the error of posterior samples against theory.
 
-    The squared error of the mean of K samples should be 1 + 1/K times Tweedie's.
+    In theory, the squared error of the mean of K samples is 1 + 1/K times Tweedie's.
     """
     model, _ = load_pretrained("score-based-model", lab.device)
     generator = seed_everything(seed, lab.device)
@@ -219,7 +221,7 @@ def posterior(lab, seed=7, n=150, most_samples=8, levels=100, sigmas=(0.25, 0.5,
         ratios = ratios_by_samples(draws, clean, tweedie)
         decibels = -10 * float(np.log10(ratios["1"]["ratio"]))
         variance = draws.var(0).flatten(1).mean(1).double()
-        # unbiased: the error of the mean of infinitely many
+        # unbiased estimate of the error of the mean of infinitely many samples
         limit = (draws.mean(0) - clean).square().flatten(1).mean(1).double()
         limit = limit - variance / most_samples
         result["sigmas"][str(sigma)] = {
@@ -229,13 +231,13 @@ def posterior(lab, seed=7, n=150, most_samples=8, levels=100, sigmas=(0.25, 0.5,
             "variance_over_error_of_the_mean": ratio_of_means(variance, limit),
             "tweedie_psnr": float(-10 * torch.log10(tweedie.mean())),
         }
-        one = f"one sample {decibels:+.2f} dB against Tweedie (theory -3.01)"
+        one = f"one sample {decibels:+.2f} dB relative to Tweedie (theory: -3.01)"
         print(f"sigma {sigma}: {one}", flush=True)
     return result
 
 
 def draw_posterior(results, folder):
-    """Draw the squared error of the mean of K samples over Tweedie's, and theory."""
+    """Draw the squared error of the mean of K samples relative to Tweedie's, and theory."""
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(6, 3.2))
@@ -245,8 +247,9 @@ def draw_posterior(results, folder):
         errors = [row["standard_error"] for row in level["ratios"].values()]
         style = {"marker": ".", "linestyle": "", "capsize": 3}
         ax.errorbar(count, values, errors, label=f"$\\sigma$ = {sigma}", **style)
-    ax.plot(count, 1 + 1 / count, color="black", label="theory, 1 + 1/K")
-    ax.set(xlabel="K, samples averaged", ylabel="squared error / Tweedie's", ylim=(0.9, 2.3))
+    ax.plot(count, 1 + 1 / count, color="black", label="theory: 1 + 1/K")
+    ax.set(xlabel="number of samples averaged, K", ylim=(0.9, 2.1))
+    ax.set_ylabel("squared error relative to Tweedie's")
     ax.grid(alpha=0.3)
     ax.legend()
     plots.write_figure(figure, folder / "posterior_sampling.png")

@@ -1,4 +1,4 @@
-"""The energy behind the score: is the score a gradient, and of which energy?"""
+"""Tests of whether the score is the gradient of an energy, and of which."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from helpers import energy_gradient, load_pretrained
 def energy_along(score, points):
     """Integrate -score along straight lines through `points` [P, B, ...] by the trapezoid rule.
 
-    Returns the energy at each point less that at the first, [P, B].
+    Returns the energy at each point relative to the first, [P, B].
     """
     scores = torch.stack([score(x) for x in points]).flatten(2)
     steps = (points[1:] - points[:-1]).flatten(2)
@@ -22,17 +22,17 @@ def energy_along(score, points):
 
 
 def straight(a, b, pieces):
-    """Return pieces + 1 points on the straight line from a to b."""
+    """Return pieces + 1 equally spaced points on the line from a to b."""
     share = torch.linspace(0, 1, pieces + 1, device=a.device).view(-1, *[1] * a.dim())
     return (1 - share) * a + share * b
 
 
 def cosines(score, energies, clean, sigma, z):
-    """Return cosines of the score, the energies' gradients and the direction to the clean digit."""
+    """Return cosines between score, energy gradients and the direction to the clean digit."""
     noisy, to_clean = clean + sigma * z, -z.flatten(1)
     s = score(noisy, sigma).flatten(1)
     found = {"score_to_clean": F.cosine_similarity(s, to_clean)}
-    clamped = noisy.clamp(0, 1)  # all that the energies' own chains ever see
+    clamped = noisy.clamp(0, 1)  # the range of the energies' own chains
     for name, model in energies.items():
         gradient = energy_gradient(model, noisy)
         down, down_clamped = -gradient(noisy).flatten(1), -gradient(clamped).flatten(1)
@@ -46,10 +46,11 @@ def cosines(score, energies, clean, sigma, z):
 def energy_behind_the_score(
     lab, seed=7, n=100, sigmas=(0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0), pieces=40
 ):
-    """Measure whether the score is the gradient of an energy, and of the energy network's.
+    """Measure how close the score is to the gradient of an energy and to the energy network's.
 
-    The work around triangles of test digits over that along their sides (0 for a gradient), the
-    energy between two digits, and cosines of the fields at noisy test digits.
+    The results are the work around triangles of test digits relative to the work along their
+    sides (0 for a gradient), the energy between two digits, and cosines of the fields at noisy
+    test digits.
     """
     score, record = load_pretrained("score-based-model", lab.device)
     keys = ("replay_buffer", "no_buffer")
@@ -62,7 +63,7 @@ def energy_behind_the_score(
         z = torch.randn(clean.shape, device=lab.device, generator=generator)
         key = str(sigma)
         fields[key] = cosines(score, energies, clean, sigma, z)
-        noisy = [x + sigma * z for x in corners]  # the same noise at all three
+        noisy = [x + sigma * z for x in corners]  # the same noise at all corners
 
         def score_here(x, sigma=sigma):
             return score(x, sigma)
@@ -92,33 +93,36 @@ def energy_behind_the_score(
 
 
 COSINES = {
-    "score_to_clean": "score, direction to clean",
-    "replay_buffer_gradient_to_score": "gradient, score",
-    "replay_buffer_gradient_to_clean_clamped": "gradient, direction to clean, clamped",
+    "score_to_clean": "score and direction to the clean digit",
+    "replay_buffer_gradient_to_score": "negative gradient and score",
+    "replay_buffer_gradient_to_clean_clamped": "negative gradient and direction to the clean digit",
 }
 
 
 def draw_energy_behind_the_score(results, folder):
-    """Draw the energy between digits, cosines of the fields, and the work around triangles."""
+    """Draw the energy between digits, cosines of the fields and the work around triangles."""
     import matplotlib.pyplot as plt
 
     measured = results["energy-behind-the-score"]
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6), width_ratios=(1, 1.25, 1))
     share = torch.linspace(0, 1, measured["pieces"] + 1)
     for i, sigma in enumerate(("0.03", "0.12", "0.25", "0.5", "1.0")):
         profile = measured["energy_on_the_way"][sigma]
         left.plot(share, profile, color=f"C{i}", label=f"$\\sigma$ = {sigma}")
-    left.set(xlabel="path from one digit to another", ylabel="energy by the score (nats)")
-    left.set(yscale="symlog")
+    left.set(xlabel="position on the path", ylabel="energy (nats, logarithmic beyond ±2)")
+    left.set_yscale("symlog", linthresh=2)
+    left.set_title("Energy between two digits, from the score", fontsize=10)
     sigmas = [float(sigma) for sigma in measured["cosines"]]
     for key, name in COSINES.items():
         values = [level[key]["mean"] for level in measured["cosines"].values()]
         middle.plot(sigmas, values, ".-", label=name)
-    middle.set(xscale="log", xlabel=r"noise level $\sigma$", ylabel="cosine of the angle")
+    middle.set(xscale="log", xlabel=r"noise level $\sigma$", ylabel="cosine")
+    middle.set_title("Cosine between two fields", fontsize=10)
     work = [loop["mean"] for loop in measured["work_around_over_work_along"].values()]
     right.plot(sigmas, work, "k.-")
     right.set(xscale="log", ylim=(0, 0.3), xlabel=r"noise level $\sigma$")
-    right.set(ylabel="work around / along a triangle")
+    right.set(ylabel="work around / work along the sides")
+    right.set_title("Work of the score on triangles of digits", fontsize=10)
     left.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 0.12))
     middle.legend(fontsize=7, loc="center left", bbox_to_anchor=(0, 0.68))
     for ax in (left, middle, right):

@@ -1,4 +1,4 @@
-"""Floors: the Fréchet distance of real training images, as drawn and class-balanced."""
+"""Floors: Fréchet distances of real training images, as drawn and class-balanced."""
 
 import torch
 
@@ -6,13 +6,13 @@ from experiments.laboratory import mean_and_std
 
 
 def blocks_as_drawn(labels, n, blocks):
-    """Return the indices of disjoint blocks of n images, in the order of the training set."""
+    """Return the indices of disjoint blocks of n images in the order of the training set."""
     count = min(blocks, len(labels) // n)
     return [torch.arange(i * n, (i + 1) * n) for i in range(count)]
 
 
 def blocks_class_balanced(labels, n, blocks):
-    """Return the indices of disjoint blocks of n images with each digit equally often."""
+    """Return the indices of disjoint blocks of n images with equal numbers of each digit."""
     by_digit = [torch.where(labels == digit)[0] for digit in range(10)]
     count = min(blocks, min(map(len, by_digit)) * 10 // n)
     slices = [slice(i * n // 10, (i + 1) * n // 10) for i in range(count)]
@@ -20,7 +20,7 @@ def blocks_class_balanced(labels, n, blocks):
 
 
 def floors(lab, sizes=(100, 200, 500, 1_000, 2_000, 10_000), blocks=10):
-    """Measure real training images as if they were samples, at each number of samples."""
+    """Measure the Fréchet distance of real training images at each number of samples."""
     images, labels = lab.digits.train_images, lab.digits.train_labels
     kinds = {"as_drawn": blocks_as_drawn, "class_balanced": blocks_class_balanced}
     result = {"sizes": {}}
@@ -35,5 +35,5 @@ def floors(lab, sizes=(100, 200, 500, 1_000, 2_000, 10_000), blocks=10):
 
 
 def floor_of(results, n, kind="as_drawn"):
-    """Return {mean, std} of the distance of n real training images, from all results."""
+    """Return {mean, std} of the floor for n images from the stored results."""
     return results["floors"]["sizes"][str(n)][kind]

@@ -1,4 +1,4 @@
-"""README's first figure: chains of the energy and of the score. Fixed seed, the first of it."""
+"""The first figure of README: chains of both models with a fixed seed, not selected."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from experiments.results import RESULTS
 from helpers import annealed_langevin_dynamics, langevin_dynamics, load_pretrained
 
 STEPS = [0, 10, 20, 60, 200, 350, 500]
-LEVELS = [0, 10, 13, 15, 17, 21, 30]  # noise levels done
+LEVELS = [0, 10, 13, 15, 17, 21, 30]  # completed noise levels
 SAMPLES = RESULTS / "hero.npz"
 
 
@@ -20,7 +20,7 @@ def grey_values(frames):
 
 
 def energy_frames(n, seed=7):
-    """Return n chains of the replay buffer's energy after STEPS steps from noise."""
+    """Return n chains of the energy with replay buffer after STEPS steps from noise."""
     model, _ = load_pretrained("EBM-BestPractice", "cpu")
     generator = seed_everything(seed, "cpu")
     start = torch.rand(n, *IMAGE_SHAPE, generator=generator)
@@ -29,7 +29,7 @@ def energy_frames(n, seed=7):
 
 
 def score_frames(labels, sigmas, seed=7):
-    """Return chains of the score after LEVELS levels, each image stretched to [0, 1]."""
+    """Return chains of the score network after LEVELS levels, each image scaled to [0, 1]."""
     model, _ = load_pretrained("score-based-model", "cpu")
     options = {"snapshots": LEVELS, "generator": seed_everything(seed, "cpu")}
     _, frames = annealed_langevin_dynamics(model, labels, sigmas, steps=8, **options)
@@ -39,7 +39,7 @@ def score_frames(labels, sigmas, seed=7):
 
 
 def hero(_lab=None, path=SAMPLES):
-    """Sample five chains of each model and keep them as uint8."""
+    """Sample five chains of each model and store them as uint8."""
     frames = {
         "energy": grey_values(energy_frames(5)),
         "score": grey_values(score_frames(torch.arange(5), geometric_sigmas())),
@@ -49,15 +49,15 @@ def hero(_lab=None, path=SAMPLES):
 
 
 def draw_hero(_results, folder, path=SAMPLES):
-    """Draw both models' chains side by side from the stored samples."""
+    """Draw the stored chains of both models side by side."""
     import matplotlib.pyplot as plt
 
     stored, sigmas = np.load(path), geometric_sigmas()
     levels = ["start", *(f"{sigmas[k - 1]:.2g}" for k in LEVELS[1:])]
-    energy = r"energy:  $x \leftarrow x - \epsilon\,\nabla E(x) + noise \cdot z$"
-    score = r"score:  $x \leftarrow x + \alpha\,s(x, y, \sigma) + \sqrt{2\alpha}\,z$"
+    energy = r"energy network:  $x \leftarrow x - \epsilon\,\nabla E(x) + noise \cdot z$"
+    score = r"score network:  $x \leftarrow x + \alpha\,s(x, y, \sigma) + \sqrt{2\alpha}\,z$"
     sides = (
-        ("energy", energy, [str(k) for k in STEPS], "step"),
+        ("energy", energy, [str(k) for k in STEPS], "steps"),
         ("score", score, levels, "noise level $\\sigma$"),
     )
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.9))

@@ -1,4 +1,4 @@
-"""Inpainting of test digits by the score model."""
+"""Inpainting of test digits by the score network."""
 
 from types import MappingProxyType
 
@@ -15,7 +15,7 @@ REPLACEMENT = MappingProxyType({"levels": 30, "steps": 8})
 
 
 def masks(generator, device):
-    """Return {name: which pixels are known, [1, 28, 28]}."""
+    """Return {name: mask of the known pixels, [1, 28, 28]}."""
     lower, frame = torch.zeros(2, *IMAGE_SHAPE, dtype=torch.bool, device=device)
     lower[:, 14:] = True
     frame[:] = True
@@ -25,14 +25,14 @@ def masks(generator, device):
 
 
 def nearest_by_known(images, known, training_images):
-    """Complete images by the training image nearest in the known pixels: the memoriser."""
+    """Complete images with the training image that is nearest in the known pixels."""
     flat, known_pixels = (images * known).flatten(1), (training_images * known).flatten(1)
     nearest = torch.cdist(flat, known_pixels).argmin(1)
     return torch.where(known, images, training_images[nearest])
 
 
 def evaluate_completions(lab, drawn, replaced, clean, known, labels):
-    """Return PSNR on the missing pixels and label accuracy of each method of completion."""
+    """Return PSNR on the missing pixels and label accuracy of each completion method."""
     training = lab.digits.train_images
     estimates = {
         "one_sample": drawn[0],
@@ -59,9 +59,9 @@ def evaluate_completions(lab, drawn, replaced, clean, known, labels):
 
 
 def inpainting(lab, seed=7, n=100, draws=4, levels=50, replacement=REPLACEMENT):
-    """Measure completions of test digits, no label given, and how the draws differ.
+    """Measure completions of test digits without labels, and their diversity.
 
-    Beside them completion by replacement, by the mean training image and by the nearest one.
+    The other methods are replacement, the mean training image and the nearest training image.
     """
     model, record = load_pretrained("score-based-model", lab.device)
     generator = seed_everything(seed, lab.device)

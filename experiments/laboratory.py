@@ -1,4 +1,4 @@
-"""What every experiment needs: data, classifier, evaluation, floors, statistics, cache."""
+"""Shared parts of the experiments: data, classifier, evaluation, statistics, cache."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ CACHE = Path("runs") / "cache"
 
 
 class Laboratory(NamedTuple):
-    """Data, classifier, features of the test images, and the most samples a number may cost."""
+    """Data, classifier, features of the test images and largest number of samples."""
 
     digits: Digits
     classifier: torch.nn.Module
@@ -30,13 +30,13 @@ class Laboratory(NamedTuple):
 
     @property
     def key(self):
-        """Return what changes with the data, the classifier or the number of samples."""
+        """Return a key that depends on data, classifier and number of samples."""
         weights = torch.cat([p.detach().flatten().cpu() for p in self.classifier.parameters()])
         features = self.real_features.numpy()
         return self.digits.name, joblib.hash((weights.numpy(), features)), self.max_samples
 
     def evaluate(self, images):
-        """Return the metrics of samples, clamped: those of a bad sampler may lie far outside."""
+        """Return the metrics of samples, clamped because bad samples may lie far outside [0, 1]."""
         images = images.clamp(0, 1)
         return metrics.evaluate_samples(self.classifier, images, self.real_features)
 
@@ -58,18 +58,18 @@ def open_laboratory(max_samples=10_000):
 
 
 def class_balanced(lab, n):
-    """Return labels 0..9 in turn: n of them, and no more than the laboratory allows."""
+    """Return n labels 0..9 in turn, at most as many as the laboratory allows."""
     return torch.arange(10, device=lab.device).repeat(min(n, lab.max_samples) // 10)
 
 
 def evaluate_conditional(lab, images, labels):
-    """Return lab.evaluate(), and the share of images that are classified as asked."""
+    """Return lab.evaluate() and the label accuracy."""
     found = metrics.accuracy(lab.classifier, images.clamp(0, 1), labels)
     return {**lab.evaluate(images), "label_accuracy": found}
 
 
 def in_batches(sampler, labels, size=1_000):
-    """Return the samples of `sampler(labels)`, drawn `size` at a time."""
+    """Return the samples of `sampler(labels)`, drawn in batches of `size`."""
     return torch.cat([sampler(part) for part in labels.split(size)])
 
 
@@ -94,7 +94,7 @@ def quantiles(values):
 
 
 def nearest_training_digits(lab, images):
-    """Return distances to the nearest training image, beside those of test digits."""
+    """Return distances of images and of test digits to their nearest training images."""
     training = lab.digits.train_images
     distances, _ = metrics.nearest_neighbours(images.clamp(0, 1), training)
     reference, _ = metrics.nearest_neighbours(lab.digits.test_images[: len(images)], training)
@@ -114,11 +114,11 @@ def nearest_training_digits(lab, images):
 
 
 def recall(part, lab, *arguments):
-    """Return (value, seconds) of part(key, lab, *arguments), kept below CACHE by all arguments.
+    """Return (value, seconds) of part(key, lab, *arguments), cached by all arguments.
 
-    `key` stands for the laboratory: its data, classifier and number of samples. `seconds` is what
-    the value took when it was computed. A change in the source of `part` itself counts, a change
-    in what it calls does not: `forget` first, or run with --fresh.
+    `key` represents data, classifier and number of samples of the laboratory. `seconds` is the
+    time of the original computation. A change in the source of `part` invalidates the cache; a
+    change in the functions it calls does not, so call `forget` first or run with --fresh.
     """
     memory = joblib.Memory(CACHE, verbose=0)
     shelf = memory.cache(part, ignore=["lab"]).call_and_shelve(lab.key, lab, *arguments)
@@ -126,5 +126,5 @@ def recall(part, lab, *arguments):
 
 
 def forget():
-    """Remove everything that `recall` has kept."""
+    """Delete the cache of `recall`."""
     shutil.rmtree(CACHE, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The likelihood of test digits, by a score network trained for it."""
+"""Likelihood of test digits under a score network trained for this purpose."""
 
 import io
 import math
@@ -22,9 +22,9 @@ from helpers import ScoreNetwork, denoising_score_matching_loss
 
 
 class LikelihoodNetwork(ScoreNetwork):
-    """A score network that sees a 256th of the grey scale (Kingma et al. 2021).
+    """A score network that resolves single grey values (Fourier features, Kingma et al. 2021).
 
-    Its input comes with waves of each pixel too, each fading as its mean under noise does:
+    Its input includes sines and cosines of each pixel, which fade with the noise like their means:
     E sin(w (x + sigma z)) = exp(-(w sigma)^2 / 2) sin(w x).
     """
 
@@ -44,23 +44,23 @@ class LikelihoodNetwork(ScoreNetwork):
 
 
 def dequantised(images, generator):
-    """Spread images of 256 grey values k over the 256 cells of [0, 1]: (k + u) / 256."""
+    """Dequantise images of 256 grey values k uniformly: (k + u) / 256."""
     u = torch.rand(images.shape, device=images.device, generator=generator)
     return ((images * 255).round() + u) / 256
 
 
 def every_level(n, generator, low=0.001, high=20.0, device="cpu"):
-    """Draw n noise levels, one in each nth of the logarithmic scale."""
+    """Draw n noise levels, one in each of n equal parts of the logarithmic scale."""
     u = torch.rand(n, device=device, generator=generator)
     share = (torch.arange(n, device=device) + u) / n
     return low * (high / low) ** share
 
 
 def train_likelihood(digits, seed, updates, path, batch_size=128, learning_rate=2e-3, width=32):
-    """Train the network whose likelihood is measured, averaged over its updates, without labels.
+    """Train the network for the likelihood without labels; return its averaged weights.
 
-    Levels log-uniform and lambda = sigma^2: the weighting whose loss bounds the likelihood (Song,
-    Durkan, Murray & Ermon 2021, theorem 1).
+    With log-uniform levels and lambda = sigma^2, the loss bounds the likelihood (Song, Durkan,
+    Murray & Ermon 2021, theorem 1).
     """
     device = digits.train_images.device
     generator = seed_everything(seed, device)
@@ -87,7 +87,7 @@ def train_likelihood(digits, seed, updates, path, batch_size=128, learning_rate=
 
 
 def bits_of_png(images):
-    """Return the bits a pixel that PNG takes for each image, headers included."""
+    """Return the bits per pixel of each image as a PNG file, including headers."""
     bits = []
     for image in (images * 255).round().byte().squeeze(1).cpu().numpy():
         file = io.BytesIO()
@@ -97,7 +97,7 @@ def bits_of_png(images):
 
 
 def bits_of_independent_pixels(train_images, images):
-    """Return the bits a pixel if each were drawn by itself, from counts and one more of each."""
+    """Return bits per pixel under independent pixels, from training counts plus one."""
     counts = torch.ones(784, 256, dtype=torch.float64)
     levels = (train_images * 255).round().long().flatten(1).cpu().T
     counts.scatter_add_(1, levels, torch.ones(levels.shape, dtype=torch.float64))
@@ -109,14 +109,14 @@ def bits_of_independent_pixels(train_images, images):
 
 
 def bits_of(model, x, levels, seed):
-    """Return the bits per dimension of each image; the signs of Hutchinson's estimate by `seed`."""
+    """Return the bits per dimension of each image; `seed` is for Hutchinson's estimate."""
     generator = seed_everything(seed, x.device)
     sigmas = geometric_sigmas(20.0, 0.001, levels)
     return bits_per_dimension(log_likelihood(model, x, sigmas=sigmas, generator=generator)).tolist()
 
 
 def bits_of_part(key, lab, i, seed, updates, levels, width, path):
-    """Return the bits of the i-th 500 test digits by the trained network."""
+    """Return the bits per dimension of the i-th 500 test digits under the trained network."""
     model = train_likelihood(lab.digits, seed, updates, path, width=width)
     images = lab.digits.test_images[: lab.max_samples]
     x = dequantised(images, seed_everything(seed, lab.device))
@@ -133,7 +133,7 @@ def likelihood(
     width=32,
     root="runs/experiments",
 ):
-    """Measure bits per dimension of the test digits, uniformly dequantised."""
+    """Measure bits per dimension of the uniformly dequantised test digits."""
     path = str(Path(root) / "likelihood.pt")
     model = train_likelihood(lab.digits, seed, updates, path, width=width)
     images = lab.digits.test_images[: lab.max_samples]
@@ -176,7 +176,7 @@ def likelihood(
 
 
 def draw_likelihood(results, folder):
-    """Draw the bits a pixel of each test digit by three models."""
+    """Draw histograms of the bits per pixel of test digits under three models."""
     import matplotlib.pyplot as plt
 
     measured = results["likelihood"]
@@ -185,8 +185,9 @@ def draw_likelihood(results, folder):
     for key, value in measured["bits_per_dimension"].items():
         name = f"{label(key)}: {value['mean']:.3f} ± {value['standard_error']:.3f}"
         ax.stairs(measured["histogram"][key], edges, label=name, linewidth=1.5)
-    ax.set(xlim=(0, 4.5), xlabel="bits a pixel, one test digit each")
-    ax.set(ylabel=f"count, n = {measured['n']:,}")
+    ax.set(xlim=(0.5, 4), xlabel="bits per pixel")
+    ax.set(ylabel=f"number of test digits (of {measured['n']:,})")
+    ax.set_title("Bits per pixel of each test digit (legend: mean ± standard error)", fontsize=10)
     ax.legend(fontsize=8)
     plots.write_figure(figure, folder / "sbm_likelihood.png")
     plt.close(figure)

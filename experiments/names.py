@@ -1,12 +1,13 @@
-"""Labels for people: what tables and figures call the keys of assets/results/*.json."""
+"""Labels that tables and figures show for the keys of assets/results/*.json."""
 
 LABELS = {
     # energies
     "replay_buffer": "replay buffer",
-    "one_buffer": "one buffer",
+    "one_buffer": "one replay buffer",
     "no_buffer": "baseline (no buffer)",
     "tutorial": "tutorial settings",
-    # real images and quality of samples
+    # real images, quality of samples
+    "floor_class_balanced": "floor for class-balanced samples",
     "as_drawn": "as drawn",
     "class_balanced": "class-balanced",
     "test_digits": "test digits",
@@ -14,40 +15,40 @@ LABELS = {
     "frechet_distance": "Fréchet distance",
     "precision": "precision",
     "recall": "recall",
-    "share_confident": "confident samples",
+    "share_confident": "confident samples (classifier probability > 0.9)",
     "label_accuracy": "label accuracy",
     "p01": "1 %",
     "p25": "25 %",
     "p50": "50 %",
     "p75": "75 %",
     "p99": "99 %",
-    # samples of the score model
-    "conditional": "conditional",
-    "conditional_no_guidance": "conditional, no guidance",
+    # samples of the score network
+    "conditional": "conditional, with guidance",
+    "conditional_no_guidance": "conditional, without guidance",
     "without_labels": "unconditional",
-    "guidance": "guidance",
-    "no_guidance": "no guidance",
-    # ablation, divergence and older chains ("no_buffer" of the ablation is not the baseline)
+    "guidance": "with guidance",
+    "no_guidance": "without guidance",
+    # ablation, divergence, old chains ("no_buffer" in the ablation is not the baseline)
     "without_buffer": "no buffer",
-    "recipe": "the recipe",
-    "never_redrawn": "chains never redrawn",
-    "no_old_chains": "no older chains",
+    "recipe": "full recipe",
+    "never_redrawn": "no redrawing from noise",
+    "no_old_chains": "no old chains",
     "batch_128": "batches of 128",
     "steps_10": "10 steps per update",
     "steps_40": "40 steps per update",
-    "no_data_noise": "no data noise",
-    "twice_the_noise": "twice the noise",
-    "no_averaging": "no averaged weights",
-    "samples_squared_too": "energies of data and samples squared",
-    "data_squared_only": "only energies of data squared",
-    "nothing_squared": "no energies squared",
-    "half_old": "half of the batch",
-    "quarter_old": "a quarter of the batch (the recipe)",
+    "no_data_noise": "no noise on the data",
+    "twice_the_noise": "twice the noise on chains and data",
+    "no_averaging": "no averaging of weights",
+    "samples_squared_too": "squared energies of data and samples",
+    "data_squared_only": "squared energies of data only",
+    "nothing_squared": "no squared energies",
+    "half_old": "half of each batch",
+    "quarter_old": "a quarter of each batch (full recipe)",
     # denoising
-    "noisy": "noisy",
-    "noisy_clamped": "noisy, clamped",
-    "score_model": "score model",
-    "score": "score model",
+    "noisy": "noisy image",
+    "noisy_clamped": "noisy image, clamped",
+    "score_model": "score network",
+    "score": "score network",
     "ebm": "EBM",
     "ebm_replay_buffer": "EBM, replay buffer",
     "ebm_no_buffer": "EBM, baseline (no buffer)",
@@ -55,7 +56,7 @@ LABELS = {
     "total_variation": "total variation",
     "non_local_means": "non-local means",
     "wavelet": "wavelet",
-    "wiener": "linear (Wiener)",
+    "wiener": "Wiener filter (linear)",
     "memoriser": "memoriser (weighted mean of the training images)",
     # out-of-distribution detection
     "energy_replay_buffer": "energy, replay buffer",
@@ -78,16 +79,16 @@ LABELS = {
     "heun": "Heun",
     "heun_churn": "Heun with churn",
     "dpm_solver": "DPM-Solver++",
-    "notebook": "as in the notebook: 10 to 0.01, 30 levels of 8 steps",
-    "from_1": "from 1",
-    "from_5": "from 5",
-    "from_largest_distance": "from 16.9, the largest distance",
+    "notebook": "default: σ from 10 to 0.01, 30 levels of 8 steps",
+    "from_1": "σ from 1",
+    "from_5": "σ from 5",
+    "from_largest_distance": "σ from the largest distance",
     "levels_10_steps_24": "10 levels of 24 steps",
-    "levels_by_rule": "89 levels of 3 steps, by the rule",
+    "levels_by_rule": "ratio of levels by the rule, 3 steps each",
     "levels_30_steps_2": "30 levels of 2 steps",
-    "down_to_005": "down to 0.05",
-    "no_last_denoising": "no last denoising",
-    "no_last_denoising_down_to_005": "no last denoising, down to 0.05",
+    "down_to_005": "σ down to 0.05",
+    "no_last_denoising": "no final denoising step",
+    "no_last_denoising_down_to_005": "no final denoising step, σ down to 0.05",
     "falling_rate": "falling learning rate",
     "constant_rate": "constant learning rate",
     "raw": "raw",
@@ -95,23 +96,23 @@ LABELS = {
     # inpainting
     "upper_half": "upper half",
     "centre": "centre",
-    "three_in_four": "75 % of the pixels",
+    "three_in_four": "random 75 % of the pixels",
     "one_sample": "one sample",
     "mean_of_samples": "mean of the samples",
-    "one_sample_by_replacement": "one sample, by replacement",
+    "one_sample_by_replacement": "one sample, replacement method",
     "mean_training_image": "mean training image",
     "nearest_training_image": "nearest training image",
-    # likelihood, energy behind the score
+    # likelihood, energy behind the score (pairs whose cosine is measured)
     "independent_pixels": "independent pixels",
     "png": "PNG",
-    "score_to_clean": "score, direction to the clean digit",
-    "replay_buffer_gradient_to_score": "replay buffer: negative gradient, score",
+    "score_to_clean": "score and direction to the clean digit",
+    "replay_buffer_gradient_to_score": "replay buffer: negative gradient and score",
     "replay_buffer_gradient_to_clean_clamped": (
-        "replay buffer: negative gradient, direction to the clean digit, pixels clamped"
+        "replay buffer: negative gradient and direction to the clean digit (pixels clamped)"
     ),
-    "no_buffer_gradient_to_score": "baseline (no buffer): negative gradient, score",
+    "no_buffer_gradient_to_score": "baseline (no buffer): negative gradient and score",
     "no_buffer_gradient_to_clean_clamped": (
-        "baseline (no buffer): negative gradient, direction to the clean digit, pixels clamped"
+        "baseline (no buffer): negative gradient and direction to the clean digit (pixels clamped)"
     ),
     # speed
     "ours": "ours",
@@ -119,21 +120,21 @@ LABELS = {
     "torchebm": "torchebm",
     "tutorial_float32": "tutorial loop, float32",
     "tutorial_autocast": "tutorial loop, autocast",
-    "ebmkit_our_memory": "ebmkit, our memory settings",
-    "torchebm_our_memory": "torchebm, our memory settings",
-    "tutorial_float32_our_memory": "tutorial loop, float32, our memory settings",
-    "tutorial_autocast_our_memory": "tutorial loop, autocast, our memory settings",
+    "ebmkit_our_memory": "ebmkit with our memory settings",
+    "torchebm_our_memory": "torchebm with our memory settings",
+    "tutorial_float32_our_memory": "tutorial loop, float32, with our memory settings",
+    "tutorial_autocast_our_memory": "tutorial loop, autocast, with our memory settings",
     "ebm_width_16": "EBM, width 16, K = 20",
     "ebm_width_32": "EBM, width 32, K = 20",
     "score_network": "score network",
     "torch_compile": "torch.compile",
     "annealed_langevin_published_float32": "annealed Langevin as published, float32",
-    "annealed_langevin_no_guidance": "annealed Langevin, no guidance",
+    "annealed_langevin_no_guidance": "annealed Langevin, without guidance",
     "heun_10": "Heun, 10 levels",
     "dpm_solver_12": "DPM-Solver++, 12 levels",
 }
 
 
 def label(key):
-    """Return the label of a key; a key without one is shown with spaces for underscores."""
+    """Return the label of a key, or the key with spaces for underscores if it has none."""
     return LABELS.get(key, key.replace("_", " "))

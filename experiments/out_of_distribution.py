@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: energies of test digits and of other images."""
+"""Out-of-distribution detection: energies of test digits and other images."""
 
 import socket
 
@@ -30,7 +30,7 @@ PHOTOGRAPHS = (
 
 
 def photograph_patches(n, rng):
-    """Return grey patches of scikit-image's photographs, [n, 1, 28, 28] in [0, 1]."""
+    """Return grey patches of photographs from scikit-image, [n, 1, 28, 28] in [0, 1]."""
     import skimage
 
     images = [getattr(skimage.data, name)() for name in PHOTOGRAPHS]
@@ -46,7 +46,7 @@ def photograph_patches(n, rng):
 
 
 def shuffled_patches(images, generator):
-    """Return images with their sixteen 7x7 patches in a random order of their own."""
+    """Return images with their sixteen 7x7 patches in random order."""
     patches = images.unfold(2, 7, 7).unfold(3, 7, 7).reshape(len(images), 16, 7, 7)
     order = torch.rand(len(images), 16, generator=generator).argsort(1)
     patches = patches[torch.arange(len(images))[:, None], order].view(-1, 4, 4, 7, 7)
@@ -54,7 +54,7 @@ def shuffled_patches(images, generator):
 
 
 def fashion_mnist(n):
-    """Return (the first n test images of Fashion-MNIST, ""), or (None, why they are missing)."""
+    """Return (the first n test images of Fashion-MNIST, "") or (None, reason of failure)."""
     from torchvision.datasets import FashionMNIST
 
     timeout = socket.getdefaulttimeout()
@@ -62,14 +62,14 @@ def fashion_mnist(n):
     try:
         images = FashionMNIST("data", train=False, download=True).data
         return images[:n, None].float() / 255, ""
-    except (OSError, RuntimeError) as error:  # offline, refused, read-only, a broken download
+    except (OSError, RuntimeError) as error:  # offline, refused, read-only or broken
         return None, (str(error).strip() or type(error).__name__).splitlines()[-1]
     finally:
         socket.setdefaulttimeout(timeout)
 
 
 def unlike_digits(test_images, n, seed):
-    """Return ({name: images [n, 1, 28, 28]} unlike MNIST's digits, [what is missing and why])."""
+    """Return {name: images [n, 1, 28, 28]} other than MNIST digits, and a list of missing sets."""
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     x = test_images[:n].cpu()
     uci = uci_digits()
@@ -93,7 +93,7 @@ def unlike_digits(test_images, n, seed):
 
 
 def scores_of(lab):
-    """Return a function: images to {score: [N]} that should be higher for other images."""
+    """Return a function from images to {name: scores [N]}, higher for other images."""
     keys = ("replay_buffer", "no_buffer")
     energies = {f"energy_{key}": load_pretrained(ENERGIES[key], lab.device)[0] for key in keys}
     gaussian = fitted_gaussian(lab)
@@ -114,7 +114,7 @@ def scores_of(lab):
 
 
 def energy_histogram(energies):
-    """Return shares of images by energy, bins even within 0.1 of zero, geometric beyond."""
+    """Return shares of images by energy, in equal bins within ±0.1 and geometric bins beyond."""
     everything = torch.cat(list(energies.values()))
     low, high = (everything.min() / 0.1).asinh().item(), (everything.max() / 0.1).asinh().item()
     edges = 0.1 * torch.linspace(low, high, 81).sinh()
@@ -126,7 +126,7 @@ def energy_histogram(energies):
 
 
 def out_of_distribution(lab, seed=7, n=1_000):
-    """Measure the AUROC of telling test digits from other images by energy, and trivial scores."""
+    """Measure the AUROC of energies and trivial scores for test digits against other images."""
     digits, n = lab.digits, min(n, lab.max_samples)
     scores = scores_of(lab)
     inside = scores(digits.test_images[: lab.max_samples])
@@ -138,7 +138,7 @@ def out_of_distribution(lab, seed=7, n=1_000):
         auroc[name]["n"] = len(images)
         shown[name] = outside["energy_replay_buffer"]
     energies = {name: quantiles(values) for name, values in shown.items()}
-    del shown["training_digits"]  # they lie where the test digits lie
+    del shown["training_digits"]  # their energies are those of the test digits
     return {
         "seed": seed,
         "n": n,
@@ -151,19 +151,21 @@ def out_of_distribution(lab, seed=7, n=1_000):
 
 
 def draw_histogram(ax, histogram):
-    """Draw the shares of images by energy, one outline a data set."""
+    """Draw the shares of images by energy, one outline per data set."""
     edges = np.array(histogram["edges"])
     for name, shares in histogram["shares"].items():
         inside = name == "test_digits"
         ax.stairs(shares, edges, label=label(name), fill=inside, alpha=0.4 if inside else 1)
-    ax.set(xlabel="energy $E(x)$", ylabel="share of images", xlim=(-0.3, 400))
+    ax.set(xlabel="energy $E(x)$ (logarithmic beyond ±0.1)", ylabel="share of images")
+    ax.set(xlim=(-0.3, 400))
+    ax.set_title("Energy of the replay buffer's model", fontsize=10)
     ax.set(yscale="log", ylim=(1e-3, 30), yticks=[1e-3, 1e-2, 1e-1, 1])
-    ax.set_xscale("symlog", linthresh=0.1)  # linear within 0.1 of zero, logarithmic beyond
+    ax.set_xscale("symlog", linthresh=0.1)
     ax.legend(fontsize=7, ncols=2, loc="upper left")
 
 
 def draw_out_of_distribution(results, folder):
-    """Draw energies of test digits and other images, and the AUROC by each score."""
+    """Draw energies of test digits and other images, and the AUROC of each score."""
     import matplotlib.pyplot as plt
 
     measured = results["out-of-distribution"]

@@ -1,7 +1,7 @@
-"""The loops that ours is measured against, in a process of their own, with their users' memory.
+"""Other implementations of Langevin chains, run in a separate process with default memory settings.
 
-speed.py starts this module and sends one request a line, {"peer", "batch", "steps", "noise",
-"device"}; the answer is {"seconds"} or, with a "save", a file of what came out.
+speed.py starts this module and sends one request per line with the keys "peer", "batch", "steps",
+"noise" and "device". The answer is {"seconds"}; with "save", the result is written to that file.
 """
 
 import functools
@@ -16,13 +16,13 @@ STEP, NOISE = 2.5, 0.005
 
 
 def start_images(batch, device):
-    """Return where every contender's chains start."""
+    """Return the initial images of the chains, the same for all programs."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(batch, 1, 28, 28, generator=generator).to(device)
 
 
 class Float32Energy(nn.Module):
-    """The layers of an EnergyNetwork with nothing around them: a straightforward program."""
+    """The layers of an EnergyNetwork in plain float32."""
 
     def __init__(self, layers):
         super().__init__()
@@ -33,7 +33,7 @@ class Float32Energy(nn.Module):
 
 
 def tutorial_float32(layers, x, steps, noise):
-    """Run the loop that published tutorials share: float32, backward() to the image."""
+    """Run the loop of the published tutorials: float32, with backward() to the image."""
     network = Float32Energy(layers)
     for p in network.parameters():
         p.requires_grad = False
@@ -76,7 +76,7 @@ def torchebm(layers, x, steps, noise):
         def forward(self, x):
             return self.energy(x)
 
-    scale = noise / (2 * STEP) ** 0.5  # its noise is noise_scale sqrt(2 step_size)
+    scale = noise / (2 * STEP) ** 0.5  # torchebm multiplies noise_scale by sqrt(2 step_size)
     sampler = LangevinDynamics(Energy(), STEP, scale, clamp=(0, 1), device=x.device)
     return sampler.sample(x=x.clone(), n_steps=steps)
 
@@ -95,7 +95,7 @@ def synchronise():
 
 
 def seconds(function):
-    """Return how long one call takes."""
+    """Return the duration of one call in seconds."""
     synchronise()
     start = time.perf_counter()
     function()
@@ -104,7 +104,7 @@ def seconds(function):
 
 
 def answer(layers, request):
-    """Do what one request asks for."""
+    """Answer one request."""
     x = start_images(request["batch"], request["device"])
     peer, steps, noise = PEERS[request["peer"]], request["steps"], request["noise"]
     run = functools.partial(peer, layers, x, steps, noise)
@@ -117,7 +117,7 @@ def answer(layers, request):
 def main():
     layers, threads = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(threads)
-    layers = torch.load(layers, weights_only=False)  # written a moment ago by speed.py
+    layers = torch.load(layers, weights_only=False)  # written by speed.py
     for line in sys.stdin:
         print(json.dumps(answer(layers, json.loads(line))), flush=True)
 

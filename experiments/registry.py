@@ -1,4 +1,4 @@
-"""All experiments by name: what each does, how it is measured and drawn."""
+"""Registry of the experiments: description, measurement and figures of each."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,10 +23,10 @@ from experiments import (
 
 
 class Experiment(NamedTuple):
-    """`measure(laboratory)` returns what goes to NAME.json; `draws` draw from all results.
+    """An experiment: `measure(laboratory)` returns the contents of NAME.json, `draws` its figures.
 
-    `trains` marks those that train something; `minutes` is about how long one takes whose results
-    do not say; `laboratory` is False for those that need no data.
+    `trains` marks experiments that train a network. `minutes` is the approximate duration if the
+    results do not have it. `laboratory` is False for experiments that need no data.
     """
 
     about: str
@@ -38,120 +38,122 @@ class Experiment(NamedTuple):
 
 
 EXPERIMENTS = {
-    "floors": Experiment("what real training images get, at each n", floors.floors),
+    "floors": Experiment("Fréchet distance of real training images at each n", floors.floors),
     "chains": Experiment(
-        "chains of the three energies from noise, up to 10,000 steps",
+        "chains of three energies from noise, up to 10,000 steps",
         chains.chains,
         (chains.draw_chain_length,),
     ),
     "score-samples": Experiment(
-        "10,000 samples of the score model; a classifier trained on generated digits",
+        "10,000 samples of the score network; a classifier trained on generated digits",
         score_samples.score_samples,
         (score_samples.draw_label_accuracy, chains.draw_memorisation),
     ),
     "denoising": Experiment(
-        "both models and classical denoisers at four noise levels",
+        "denoising by both models and classical methods at four noise levels",
         denoising.denoising,
         (denoising.draw_denoising,),
     ),
     "posterior": Experiment(
-        "posterior samples of noisy digits, against theory",
+        "posterior samples of noisy digits compared with theory",
         denoising.posterior,
         (denoising.draw_posterior,),
     ),
     "out-of-distribution": Experiment(
-        "energies of test digits and of other images",
+        "energies of test digits and other images",
         out_of_distribution.out_of_distribution,
         (out_of_distribution.draw_out_of_distribution,),
     ),
     "samplers": Experiment(
-        "six samplers of the score against network evaluations",
+        "six samplers of the score network against network evaluations",
         score_samplers.sampler_costs,
         (score_samplers.draw_samplers,),
     ),
     "guidance": Experiment(
-        "weights of guidance", score_samples.guidance, (score_samples.draw_guidance,)
+        "samples against the guidance weight",
+        score_samples.guidance,
+        (score_samples.draw_guidance,),
     ),
     "noise-scales": Experiment(
-        "other noise levels for annealed Langevin",
+        "annealed Langevin with other noise levels",
         score_samplers.noise_scales,
         (score_samplers.draw_noise_scales,),
     ),
     "averaging": Experiment(
-        "averaged weights (trains two small networks)", score_samplers.averaging, trains=True
+        "averaging of weights (trains two small networks)", score_samplers.averaging, trains=True
     ),
     "score-seeds": Experiment(
-        "the `quick` score model with several seeds", score_samples.score_seeds, trains=True
+        "the `quick` score network with several seeds", score_samples.score_seeds, trains=True
     ),
     "inpainting": Experiment("inpainting of test digits", inpainting.inpainting),
     "likelihood": Experiment(
-        "bits per dimension (trains a small network first)",
+        "bits per dimension of test digits (trains a small network first)",
         likelihood.likelihood,
         (likelihood.draw_likelihood,),
         trains=True,
     ),
     "energy-behind-the-score": Experiment(
-        "fields of both models, barriers, work around triangles",
+        "gradient fields of both models, energy barriers, work around triangles",
         energy_behind_score.energy_behind_the_score,
         (energy_behind_score.draw_energy_behind_the_score,),
     ),
     "stability": Experiment(
-        "five seeds each with and without one buffer, all else equal",
+        "five seeds each with and without one replay buffer, all else equal",
         stability.stability,
         (stability.draw_stability,),
         trains=True,
     ),
     "ablation": Experiment(
-        "the recipe with one thing changed at a time",
+        "the full recipe with one change at a time",
         ablation.ablation,
         (ablation.draw_ablation,),
         trains=True,
     ),
     "break-away": Experiment(
-        "the recipe with the samples' energy squared",
+        "the full recipe with squared energies of the samples in the loss",
         stability.break_away,
         (stability.draw_break_away,),
         trains=True,
     ),
     "older-chains": Experiment(
-        "the recipe with half of each batch from the older chains",
+        "the full recipe with half of each batch from old chains",
         ablation.older_chains,
         trains=True,
     ),
     "tutorial": Experiment(
-        "trains the energy with a published tutorial's settings, to checkpoints/",
+        "trains an energy with a published tutorial's settings into checkpoints/",
         chains.tutorial,
         trains=True,
         minutes=14,
     ),
     "classifier": Experiment(
-        "trains the classifier behind the metrics, to checkpoints/",
+        "trains the classifier behind the metrics into checkpoints/",
         classifier.classifier,
         trains=True,
         minutes=10,
         laboratory=False,
     ),
     "benchmarks": Experiment(
-        "speed against torchebm, ebmkit and the tutorials' loop",
+        "speed compared with torchebm, ebmkit and the loop of the tutorials",
         speed.benchmarks,
         (speed.draw_growth,),
         minutes=10,
         laboratory=False,
     ),
     "time-to-quality": Experiment(
-        "three recipes trained on the clock",
+        "sample quality of three recipes against training time",
         time_to_quality.time_to_quality,
         (time_to_quality.draw_time_to_quality,),
         trains=True,
         minutes=40,
     ),
     "hero": Experiment(
-        "README's first figure",
+        "the first figure of README",
         hero.hero,
         (hero.draw_hero,),
         minutes=1,
         laboratory=False,
     ),
 }
-# what `make evaluate` measures: the committed weights, nothing trained
+# the experiments of `make evaluate`: the committed weights, without training
 EVALUATION = ("floors", "chains", "score-samples", "denoising", "posterior", "out-of-distribution")

@@ -1,4 +1,4 @@
-"""Result files: reading, writing and comparing assets/results/*.json."""
+"""Reading, writing and comparing the result files assets/results/*.json."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,14 @@ RESULTS = FIGURES / "results"
 def read_result(name, folder=RESULTS):
     """Return the contents of one result file.
 
-    Raises ValueError for a file that an earlier version wrote.
+    Raises ValueError for a file written by an earlier version.
     """
     path = Path(folder) / f"{name}.json"
     result = json.loads(path.read_text(encoding="utf-8"))
     if result.get("format") != runs.RESULTS_FORMAT:
-        raise ValueError(f"{path} was written by an earlier version: run what made it again")
+        raise ValueError(
+            f"{path} was written by an earlier version: run its experiment or notebook again"
+        )
     return result
 
 
@@ -30,7 +32,7 @@ def read_results(folder=RESULTS):
 
 
 def write_result(name, result, folder=RESULTS, minutes=None, command=None):
-    """Write one result file, after saying how it differs from what was there."""
+    """Write one result file, after printing its differences from an existing one."""
     path = Path(folder) / f"{name}.json"
     record = runs.made_by(command=command or f"python -m experiments {name}")
     record |= {"minutes": minutes, **result}
@@ -42,7 +44,7 @@ def write_result(name, result, folder=RESULTS, minutes=None, command=None):
 
 
 def keep_quick_results(runs_folder=ROOT / "runs", folder=RESULTS / "quick"):
-    """Copy what the last `quick` runs measured beside the full runs' results."""
+    """Copy the results of the last `quick` runs next to those of the full runs."""
     for name, result in read_results(Path(runs_folder) / "quick" / "assets" / "results").items():
         runs.write_json(result, Path(folder) / f"{name}.json")
 
@@ -58,7 +60,7 @@ def leaves(value, path=""):
 
 
 def compare(before, after, name):
-    """Print how far the numbers of a new result lie from those of the committed one."""
+    """Print the differences between the numbers of a new and a committed result."""
     old, new = dict(leaves(before)), dict(leaves(after))
     shared = [path for path in new if path in old]
     relative = {}
@@ -74,7 +76,7 @@ def compare(before, after, name):
 
 
 def compare_folders(before, after):
-    """Compare every result that both folders hold."""
+    """Compare every result that both folders have."""
     for path in sorted(Path(after).glob("*.json")):
         old = Path(before) / path.name
         if old.exists():

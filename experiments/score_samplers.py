@@ -1,4 +1,4 @@
-"""Samplers of the score against their cost, noise levels, and averaged weights."""
+"""Samplers of the score network against their cost; noise levels; averaged weights."""
 
 from pathlib import Path
 
@@ -23,11 +23,11 @@ from experiments.names import label
 from experiments.training import train_quick_score
 from helpers import annealed_langevin_dynamics, load_pretrained
 
-# ------------------------------------------------------------------------ samplers against cost
+# ------------------------------------------------------------------------- samplers and costs
 
 
 def annealed(model, labels, evaluations, **options):
-    """Sample by annealed Langevin dynamics with so many evaluations, more steps where many."""
+    """Sample by annealed Langevin dynamics with a given number of evaluations."""
     steps = 1
     if evaluations > 100:
         steps = 10 if evaluations > 500 else 5
@@ -36,7 +36,7 @@ def annealed(model, labels, evaluations, **options):
 
 
 def two_a_level(sampler, levels_of, **more):
-    """Return a sampler of 2 L - 1 evaluations as a function of the number of evaluations."""
+    """Return a sampler with 2 L - 1 evaluations as a function of the number of evaluations."""
 
     def sample(model, labels, evaluations, **options):
         sigmas = levels_of(levels=(evaluations + 1) // 2)
@@ -46,7 +46,7 @@ def two_a_level(sampler, levels_of, **more):
 
 
 def one_a_level(sampler, levels_of):
-    """Return a sampler of L evaluations as a function of the number of evaluations."""
+    """Return a sampler with L evaluations as a function of the number of evaluations."""
 
     def sample(model, labels, evaluations, **options):
         return sampler(model, labels, levels_of(levels=evaluations), **options)
@@ -62,12 +62,12 @@ SAMPLERS = {
     "heun_churn": two_a_level(heun, karras_sigmas, churn=10.0),
     "dpm_solver": one_a_level(dpm_solver, karras_sigmas),
 }
-# evaluations that the samplers with noise can make use of
+# further numbers of evaluations, for samplers that benefit from them
 MANY = {"annealed_langevin": (200, 1_000), "predictor_corrector": (200,)}
 
 
 def sampler_point(key, lab, name, evaluations, n_first, n_most, far, seed, digest):
-    """Evaluate one sampler at one cost: its first images, and where these are near, all."""
+    """Evaluate one sampler at one cost, with n_most images if the first n_first are good."""
     model, _ = load_pretrained("score-based-model", lab.device)
     sampler, labels = SAMPLERS[name], class_balanced(lab, n_most)
     options = {"guidance": 1, "generator": seed_everything(seed, lab.device)}
@@ -84,8 +84,8 @@ def sampler_point(key, lab, name, evaluations, n_first, n_most, far, seed, diges
 def sampler_costs(lab, seed=7, few=(20, 12, 8, 50), many=None, n=1_000, far=100):
     """Measure distance and label accuracy against network evaluations, without guidance.
 
-    Each point has the metrics of its first `n` images; where evaluations are few, and the
-    distance of these below `far`, also of as many images as lab.max_samples allows.
+    Each point has the metrics of its first `n` images. With few evaluations and a distance below
+    `far`, it also has those of lab.max_samples images.
     """
     many = MANY if many is None else many
     record = load_pretrained("score-based-model", lab.device)[1]
@@ -98,7 +98,7 @@ def sampler_costs(lab, seed=7, few=(20, 12, 8, 50), many=None, n=1_000, far=100)
         point, took = recall(sampler_point, lab, *arguments)
         curves[name][evaluations] = point
         seconds += took
-        summary = f"{point['frechet_distance']:.1f}, {point['label_accuracy']:.1%} right"
+        summary = f"{point['frechet_distance']:.1f}, label accuracy {point['label_accuracy']:.1%}"
         print(f"{name}, {evaluations} evaluations: {summary} (n = {point['n']:,})", flush=True)
     return {
         "minutes": round(seconds / 60, 1),
@@ -114,7 +114,7 @@ def sampler_costs(lab, seed=7, few=(20, 12, 8, 50), many=None, n=1_000, far=100)
 
 
 def draw_samplers(results, folder):
-    """Draw distance and label accuracy of six samplers against network evaluations."""
+    """Draw Fréchet distance and label accuracy of six samplers against network evaluations."""
     import matplotlib.pyplot as plt
 
     measured = results["samplers"]
@@ -133,17 +133,18 @@ def draw_samplers(results, folder):
         right.plot(steps, [point["label_accuracy"] for point in curve.values()], ".-", **style)
     for ax, n in ((left, measured["n_most"]), (middle, measured["n"])):
         floor = floor_of(results, n, "class_balanced")["mean"]
-        ax.axhline(floor, color="gray", linestyle=":", label="real images")
-        ax.set(yscale="log", ylabel=f"Fréchet distance, n = {n:,}")
-    right.set(ylim=(0.9, 1), ylabel="label accuracy")
+        ax.axhline(floor, color="gray", linestyle=":", label=label("floor_class_balanced"))
+        ax.set(yscale="log", ylabel=f"Fréchet distance (n = {n:,})")
+    right.set(ylim=(0.9, 1), ylabel="label accuracy (axis cut at 0.9)")
     for ax in (left, middle, right):
         ticks = [8, 12, 20, 50] + ([200, 1000] if ax is not left else [])
         ax.set(xscale="log", xlabel="network evaluations per image")
         ax.set_xticks(ticks, ticks, fontsize=8)
         ax.minorticks_off()
         ax.grid(alpha=0.3)
-    middle.legend(fontsize=7)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.87))
+    entries = middle.get_legend_handles_labels()
+    figure.legend(*entries, fontsize=8, ncols=4, loc="upper center")
     plots.write_figure(figure, folder / "sbm_samplers.png")
     plt.close(figure)
 
@@ -186,9 +187,9 @@ def noise_level_variant(key, lab, name, n, seed, digest):
 
 @torch.no_grad()
 def loss_by_level(model, images, sigmas, generator):
-    """Return for each noise level sigma^2 |score + z / sigma|^2 / D and |sigma score|^2 / D.
+    """Return sigma^2 |score + z / sigma|^2 / D and |sigma score|^2 / D for each noise level.
 
-    For a perfect score they add up to 1.
+    For a perfect score, their sum is 1.
     """
     found = {}
     for sigma in sigmas.tolist():
@@ -229,30 +230,45 @@ def noise_scales(lab, seed=7, n=500):
 
 
 def draw_noise_scales(results, folder):
-    """Draw the distance with other noise levels, and loss and size of the score by level."""
+    """Draw the Fréchet distance with other noise levels, and loss and score size per level."""
     import matplotlib.pyplot as plt
 
     measured = results["noise-scales"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(3, 2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 2))
     found = list(measured["variants"].items())[::-1]
-    names = [label(key) for key, _ in found]
-    left.plot([row["frechet_distance"] for _, row in found], names, "o", color="tab:green")
+    left.plot(
+        [row["frechet_distance"] for _, row in found], range(len(found)), "o", color="tab:green"
+    )
+    columns = {150: "Fréchet\ndistance", 340: "label\naccuracy", 740: "network\nevaluations"}
     for i, (_, row) in enumerate(found):
-        right_share = f"{row['label_accuracy']:.0%} right, {row['evaluations']} evaluations"
-        note = f"{row['frechet_distance']:.1f}; {right_share}"
-        left.text(170, i, note, va="center", fontsize=7)
+        distance, accuracy = f"{row['frechet_distance']:.2f}", f"{row['label_accuracy']:.1%}"
+        for x, value in zip(columns, (distance, accuracy, row["evaluations"]), strict=True):
+            left.text(x, i, value, va="center", fontsize=8)
+    for x, name in columns.items():
+        left.text(x, len(found) - 0.2, name, va="center", fontsize=8)
+    left.set_yticks(range(len(found)), [label(key) for key, _ in found], fontsize=8)
     floor = floor_of(results, measured["n"], "class_balanced")
     low, high = floor["mean"] - floor["std"], floor["mean"] + floor["std"]
     left.axvspan(low, high, color="gray", alpha=0.3)
     ticks = [10, 30, 100]
-    left.set(xscale="log", xlim=(8, 1500), xticks=ticks, xticklabels=ticks)
-    left.set_xlabel(f"Fréchet distance, n = {measured['n']} (band: as many real digits)")
-    left.tick_params(axis="y", labelsize=7)
+    left.set(xscale="log", xlim=(8, 1900), xticks=ticks, xticklabels=ticks)
+    left.set(ylim=(-0.6, len(found) + 0.4))
+    band = f"grey band: {label('floor_class_balanced')}"
+    left.set_xlabel(f"Fréchet distance (n = {measured['n']}; {band})", fontsize=9)
+    left.set_title("Annealed Langevin with other noise levels", fontsize=10)
     sigmas, levels = [float(s) for s in measured["by_level"]], measured["by_level"].values()
-    for key, name in (("loss", r"loss, $|\sigma s + z|^2 / D$"), ("size", r"$|\sigma s|^2 / D$")):
+    names = {
+        "loss": r"loss $|\sigma s + z|^2 / D$",
+        "size": r"size of the score $|\sigma s|^2 / D$",
+    }
+    for key, name in names.items():
         right.plot(sigmas, [level[key] for level in levels], label=name)
-    right.set(xscale="log", xlabel=r"noise level $\sigma$", ylim=(0, 1.1))
-    right.legend(fontsize=8)
+    right.set(
+        xscale="log", xlabel=r"noise level $\sigma$", ylabel="mean over pixels", ylim=(0, 1.1)
+    )
+    right.set_title("Score network on test digits", fontsize=10)
+    right.grid(alpha=0.3)
+    right.legend(fontsize=8, loc="center left")
     figure.tight_layout()
     plots.write_figure(figure, folder / "sbm_noise_scales.png")
     plt.close(figure)
@@ -262,10 +278,10 @@ def draw_noise_scales(results, folder):
 
 
 def averaging(lab, seed=7, updates=2_000, n=500, width=32, decay=0.99, root="runs/experiments"):
-    """Measure small networks as they are and averaged (Song & Ermon 2020, technique 5).
+    """Measure small networks with raw and averaged weights (Song & Ermon 2020, technique 5).
 
-    They are trained with a learning rate that falls to zero and with one that stays constant,
-    and sampled by annealed Langevin dynamics.
+    One is trained with a falling and one with a constant learning rate. Samples are drawn by
+    annealed Langevin dynamics.
     """
     labels, found = class_balanced(lab, n), {}
     for rate in ("falling_rate", "constant_rate"):

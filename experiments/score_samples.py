@@ -1,4 +1,4 @@
-"""Samples of the score model: quality, training on them, guidance, and seeds."""
+"""Samples of the score network: quality, training on them, guidance and seeds."""
 
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from experiments.laboratory import (
     nearest_training_digits,
     recall,
 )
+from experiments.names import label
 from experiments.training import train_quick_score
 from helpers import annealed_langevin_dynamics, load_pretrained
 
@@ -22,7 +23,7 @@ from helpers import annealed_langevin_dynamics, load_pretrained
 
 
 def evaluate_by_digit(lab, images, labels):
-    """Return evaluate_conditional(), and the label accuracy digit by digit."""
+    """Return evaluate_conditional() and the label accuracy of each digit."""
     found = evaluate_conditional(lab, images, labels)
     found["label_accuracy_by_digit"] = [
         metrics.accuracy(lab.classifier, images[labels == d], labels[labels == d])
@@ -32,9 +33,9 @@ def evaluate_by_digit(lab, images, labels):
 
 
 def train_on_generated(lab, images, labels, epochs, seed):
-    """Return the accuracy on real test digits of classifiers trained on these and on real images.
+    """Return the test accuracy of classifiers trained on generated and on real images.
 
-    Where that is all real images, it is the committed classifier's, which was trained so.
+    The accuracy for all real images is that of the committed classifier.
     """
     digits, n = lab.digits, len(images)
     test = digits.test_images, digits.test_labels
@@ -53,10 +54,10 @@ def train_on_generated(lab, images, labels, epochs, seed):
 
 
 def score_samples(lab, seed=7, n_training=20_000, epochs=20, levels=12, n_annealed=1_000):
-    """Measure the score model's samples by DPM-Solver++, and fewer by annealed Langevin dynamics.
+    """Measure samples of the score network by DPM-Solver++ and annealed Langevin dynamics.
 
-    With guidance, without, and without labels, as many as there are test digits; a classifier is
-    trained on the guided ones.
+    DPM-Solver++ draws as many samples as there are test digits with guidance, without guidance,
+    and without labels. A classifier is trained on the samples with guidance.
     """
     model, record = load_pretrained("score-based-model", lab.device)
     generator = seed_everything(seed, lab.device)
@@ -106,17 +107,17 @@ def score_samples(lab, seed=7, n_training=20_000, epochs=20, levels=12, n_anneal
 
 
 def draw_label_accuracy(results, folder):
-    """Draw the label accuracy digit by digit, with guidance and without."""
+    """Draw the label accuracy of each digit with and without guidance."""
     import matplotlib.pyplot as plt
 
     measured = results["score-samples"]
     figure, ax = plt.subplots(figsize=(7, 2.6))
-    kinds = {"conditional": ("o", "guidance 1.4"), "conditional_no_guidance": ("s", "no guidance")}
+    kinds = {"conditional": ("o", "guidance"), "conditional_no_guidance": ("s", "no_guidance")}
     for kind, (marker, name) in kinds.items():
         right = measured["samples"][kind]["label_accuracy_by_digit"]
-        ax.plot(range(10), right, marker, label=name)
+        ax.plot(range(10), right, marker, label=label(name))
     ax.axhline(measured["real_label_accuracy"], color="gray", label="real test digits")
-    ax.set(xticks=range(10), xlabel="digit asked for", ylabel="label accuracy")
+    ax.set(xticks=range(10), xlabel="requested digit", ylabel="label accuracy")
     ax.grid(alpha=0.3)
     ax.legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
     plots.write_figure(figure, folder / "sbm_label_accuracy.png")
@@ -127,7 +128,7 @@ def draw_label_accuracy(results, folder):
 
 
 def guidance(lab, seed=7, n=2_000, weights=(0.0, 0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0), levels=12):
-    """Measure samples by DPM-Solver++ against the weight of guidance."""
+    """Measure samples by DPM-Solver++ against the guidance weight."""
     model, record = load_pretrained("score-based-model", lab.device)
     labels = class_balanced(lab, n)
     sigmas, found = karras_sigmas(levels=levels), {}
@@ -151,26 +152,29 @@ def guidance(lab, seed=7, n=2_000, weights=(0.0, 0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 
 
 
 def draw_guidance(results, folder):
-    """Draw label accuracy, precision, recall and distance against the weight of guidance."""
+    """Draw label accuracy, precision, recall and Fréchet distance against the guidance weight."""
     import matplotlib.pyplot as plt
 
     measured = results["guidance"]
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.8))
     weights, found = [float(w) for w in measured["weights"]], list(measured["weights"].values())
     panels = (["label_accuracy"], ["precision", "recall"], ["frechet_distance"])
-    names = {"label_accuracy": "label accuracy", "frechet_distance": "Fréchet distance"}
     for ax, keys in zip(axes, panels, strict=True):
         for key in keys:
-            ax.plot(weights, [row[key] for row in found], ".-", label=names.get(key, key))
-        ax.axvline(GUIDANCE, color="gray", linestyle=":", label=f"the default, {GUIDANCE}")
-        ax.set(xlabel="weight of guidance $w$")
+            ax.plot(weights, [row[key] for row in found], ".-", label=label(key))
+        ax.axvline(GUIDANCE, color="gray", linestyle=":", label=f"default weight ({GUIDANCE})")
+        ax.set(xlabel="guidance weight $w$", ylabel=" and ".join(map(label, keys)))
         ax.grid(alpha=0.3)
         ax.legend(fontsize=7)
+    axes[1].set_ylim(0.6, 1.05)
+    axes[1].legend(fontsize=7, loc="upper right")
     floor = floor_of(results, measured["n"], "class_balanced")["mean"]
-    axes[2].axhline(floor, color="black", linestyle="--", label="as many real digits")
+    axes[2].axhline(floor, color="black", linestyle="--", label=label("floor_class_balanced"))
     axes[2].legend(fontsize=7)
     axes[2].set_yscale("log")
-    title = f"n = {measured['n']:,} samples a weight, {measured['levels']} levels"
+    title = (
+        f"DPM-Solver++ with {measured['levels']} levels, n = {measured['n']:,} samples per weight"
+    )
     figure.suptitle(title, fontsize=9)
     figure.tight_layout()
     plots.write_figure(figure, folder / "sbm_guidance.png")
@@ -181,7 +185,7 @@ def draw_guidance(results, folder):
 
 
 def quick_score_of_seed(key, lab, seed, updates, n, width, levels, root):
-    """Train a `quick` network with one seed and evaluate its samples."""
+    """Train a `quick` score network with one seed and evaluate its samples."""
     labels = class_balanced(lab, n)
     path = Path(root) / f"score-seed-{seed}.pt"
     _, model = train_quick_score(lab.digits, seed, path, updates, width)
@@ -196,7 +200,7 @@ def quick_score_of_seed(key, lab, seed, updates, n, width, levels, root):
 def score_seeds(
     lab, seeds=(1, 2, 3), updates=2_000, n=1_000, width=32, levels=12, root="runs/experiments"
 ):
-    """Train the `quick` score model with several seeds; sample each from the same noise."""
+    """Measure `quick` score networks of several seeds, with samples from the same noise."""
     found, seconds = {}, 0.0
     for seed in seeds:
         arguments = seed, updates, n, width, levels, str(root)

@@ -1,10 +1,9 @@
-"""The score network on several processes or GPUs, by accelerate:
+"""Training and sampling of the score network on several processes or GPUs with accelerate.
 
     accelerate launch -m experiments.several_gpus --updates 9000 --batch-size 1024
 
-One process or many, the training is the same: all draw the whole batch from the same seed, and
-each works on its share, so that the loss curve does not depend on how many there are. In sampling
-each has a seed of its own.
+The training does not depend on the number of processes: all draw the whole batch from the same
+seed, and each works on its share. In sampling, each process has its own seed.
 """
 
 import argparse
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-# Its functions keep the process group of the moment in which they are first imported as a default
-# argument. Imported here, before there is one, they do not hold its threads after the end, where
-# these would now and then abort the interpreter.
+# Functions of this module keep the process group at the time of their first import as a default
+# argument. Importing it before a group exists avoids references to its threads, which could abort
+# the interpreter at exit.
 import torch.distributed.nn
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
@@ -27,14 +26,14 @@ from helpers import ScoreNetwork, annealed_langevin_dynamics, load_mnist
 
 
 def train(accelerator, digits, settings, folder):
-    """Train on every process's share of the batch: (averaged network, losses).
+    """Train with a share of the batch per process; return (averaged network, losses).
 
-    Resumes from `folder`. Raises ValueError where the batch cannot be shared out equally.
+    Resumes from `folder`. Raises ValueError if the batch cannot be divided equally.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     if settings["batch_size"] % world:
         raise ValueError(
-            f"{world} processes cannot share out a batch of {settings['batch_size']} equally"
+            f"{world} processes cannot divide a batch of {settings['batch_size']} equally"
         )
     generator = seed_everything(settings["seed"], accelerator.device)
     plain = ScoreNetwork(width=settings["width"]).to(accelerator.device)
@@ -55,10 +54,10 @@ def train(accelerator, digits, settings, folder):
 
 
 def sample(accelerator, model, n, seed, chunk=1_000, **options):
-    """Draw n digits, every digit in turn, shared out over the processes: (samples, labels)."""
+    """Return (samples, labels) of n digits in turn, divided over the processes."""
     rank, world = accelerator.process_index, accelerator.num_processes
     generator = torch.Generator(accelerator.device)
-    generator.manual_seed(1_000_000 * (seed + 1) + rank)  # no two draw the same noise
+    generator.manual_seed(1_000_000 * (seed + 1) + rank)  # different noise in each process
     labels = torch.arange(-(-n // world) * world, device=accelerator.device) % 10
     mine, sigmas = labels[rank::world], geometric_sigmas()
     options["generator"] = generator
@@ -69,11 +68,11 @@ def sample(accelerator, model, n, seed, chunk=1_000, **options):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--updates", type=int, default=14_000)
-    parser.add_argument("--batch-size", type=int, default=128, help="of all processes together")
+    parser.add_argument("--batch-size", type=int, default=128, help="total over all processes")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--samples", type=int, default=1_000)
-    parser.add_argument("--steps", type=int, default=8, help="Langevin steps a noise level")
+    parser.add_argument("--steps", type=int, default=8, help="Langevin steps per noise level")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", default="runs/several-gpus")
     return parser.parse_args()

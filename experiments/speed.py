@@ -1,9 +1,9 @@
-"""Speed, side by side in one run: our chains, updates and samplers against peers and float32.
+"""Speed of our chains, updates and samplers compared with other programs and plain float32.
 
-Every comparison runs the same network on the same batch for the same number of steps, the
-contenders in turn, again and again after a warm-up; median and quartiles are reported. Results
-are checked to be equal before anything is timed. The peers (peers.py) are torchebm, ebmkit and
-the loop of the published tutorials.
+All programs of a comparison run the same network on the same batch for the same number of steps.
+They take turns, repeatedly, after a warm-up; median and quartiles are reported. Results are
+checked to be equal before the timing. The other programs (peers.py) are torchebm, ebmkit and the
+loop of the published tutorials.
 """
 
 import contextlib
@@ -47,9 +47,9 @@ LIBRARIES = ("ebmkit", "torchebm")
 
 
 def side_by_side(contenders, repetitions):
-    """Return {name: seconds of each repetition}: contenders take turns after one call each.
+    """Return {name: seconds of each repetition} of functions that take turns after a warm-up.
 
-    A contender is a function to be timed, or one that answers with its own {"seconds"}.
+    A function is timed here, unless it returns its own {"seconds"}.
     """
 
     def clock(function):
@@ -75,14 +75,14 @@ def rate(times, work):
 
 
 def peak(device, dtype, size=2048):
-    """Return the operations per second of a square matrix product: the chip at its best."""
+    """Return the peak speed of the chip: operations per second of a square matrix product."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     a @ b
     return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(10))
 
 
 def operations(function):
-    """Return the floating-point operations of one call, as PyTorch counts them."""
+    """Return PyTorch's count of the floating-point operations of one call."""
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
@@ -90,7 +90,7 @@ def operations(function):
 
 @contextlib.contextmanager
 def float32_only():
-    """Run our own code as it runs where the chip has no native bfloat16."""
+    """Run our code as on a chip without native bfloat16."""
     native = dgm.device.has_native_bf16
     dgm.device.has_native_bf16 = lambda device: False
     try:
@@ -120,7 +120,7 @@ def plain_chain(network, x, steps, noise):
 
 @contextlib.contextmanager
 def peers_of_their_own(network):
-    """Yield ask(peer=..., batch=..., ...): a process that runs the peers with its own memory."""
+    """Yield ask(peer=..., batch=..., ...), which runs a peer in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         torch.save(network.layers, Path(folder) / "layers.pt")
         threads = str(torch.get_num_threads())
@@ -132,7 +132,9 @@ def peers_of_their_own(network):
                 print(json.dumps(request), file=process.stdin, flush=True)
                 line = process.stdout.readline()
                 if not line:
-                    raise RuntimeError("the process that runs the peers has died; see above")
+                    raise RuntimeError(
+                        "the process that runs the peers has died; its error is above"
+                    )
                 return json.loads(line)
 
             yield ask
@@ -142,12 +144,12 @@ def peers_of_their_own(network):
 def chain_operations(network, x):
     """Return the operations of one Langevin step: the energy and its gradient."""
     energy, leaf = frozen_energy(network), x.clone().requires_grad_(True)
-    # 1 * leaf, since the counter wants no leaf in a module
+    # 1 * leaf, because the counter rejects leaf tensors in a module
     return operations(lambda: torch.autograd.grad(energy(1 * leaf).sum(), leaf))
 
 
 def contending_chains(network, ask, x, steps, folder):
-    """Return ({name: chain to be timed}, {name: largest difference from the plain loop})."""
+    """Return {name: chain to be timed} and {name: largest difference from the plain loop}."""
     reference = plain_chain(network, x, steps, noise=1e-12)
     mine = functools.partial(ours, network, x, steps)
     chains, difference = {"ours": mine}, {"ours": (mine(1e-12) - reference).abs().max().item()}
@@ -168,8 +170,8 @@ def contending_chains(network, ask, x, steps, folder):
 def bench_chains(device, dtype, batches=(1, 128, 512), steps=60, repetitions=5):
     """Measure image-steps per second of Langevin chains on the tutorial's network.
 
-    The peers run twice: in a process of their own, as their users have them, and in ours, with
-    our memory settings.
+    The peers run twice: in a separate process with default memory settings, and in our process
+    with our memory settings.
     """
     torch.manual_seed(0)
     network = EnergyNetwork(16).to(device)
@@ -200,7 +202,7 @@ def bench_chains(device, dtype, batches=(1, 128, 512), steps=60, repetitions=5):
 
 
 def ebm_update(network, chain, x_plus, x_minus):
-    """Return a function that does one whole update of a replay-buffer energy."""
+    """Return a function that performs one update of an energy network."""
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, betas=(0.0, 0.999))
 
     def update():
@@ -215,7 +217,7 @@ def ebm_update(network, chain, x_plus, x_minus):
 
 
 def score_update(network, x, labels):
-    """Return a function that does one whole update of the score network."""
+    """Return a function that performs one update of the score network."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
 
     def update():
@@ -229,7 +231,7 @@ def score_update(network, x, labels):
 
 
 def bench_updates(device, batch=128, repetitions=7):
-    """Measure whole updates per second, ours against the straightforward float32 program."""
+    """Measure updates per second of our code and of a straightforward float32 program."""
     torch.manual_seed(0)
     x_plus, x_minus = torch.rand(2, batch, *IMAGE_SHAPE, device=device)
     labels = torch.randint(0, 10, (batch,), device=device)
@@ -256,7 +258,7 @@ def bench_updates(device, batch=128, repetitions=7):
 
 
 def bench_score(device, dtype, batches=(128, 512, 2048), repetitions=5):
-    """Measure evaluations per second of the score network in a sampler, ours against float32."""
+    """Measure evaluations per second of the score network in a sampler, also in float32."""
     network = frozen(ScoreNetwork().to(device))
     result = {}
     for batch in batches:
@@ -281,7 +283,7 @@ def bench_score(device, dtype, batches=(128, 512, 2048), repetitions=5):
 
 
 def compiled_rate(network, x, labels, repetitions):
-    """Measure what torch.compile makes of the score network; None without a compiler."""
+    """Measure the speed of the score network with torch.compile; None without a compiler."""
     compiled = torch.compile(copy.deepcopy(network), dynamic=False)
 
     @torch.no_grad()
@@ -290,15 +292,15 @@ def compiled_rate(network, x, labels, repetitions):
 
     try:
         compiling = seconds(evaluate)
-    except Exception as error:  # no C++ compiler, no Triton: only this measurement is missing
-        print(f"torch.compile: not to be had here ({type(error).__name__})")
+    except Exception as error:  # no compiler: only this measurement is missing
+        print(f"torch.compile is not available here ({type(error).__name__})")
         return None
     times = side_by_side({"compiled": evaluate}, repetitions)["compiled"]
     return {**rate(times, len(x)), "seconds_to_compile": compiling}
 
 
 def bench_digits(device):
-    """Measure seconds for 100 conditional digits from the committed score network."""
+    """Measure the seconds for 100 conditional digits from the committed score network."""
     model, record = load_pretrained("score-based-model", device)
     labels = torch.arange(10, device=device).repeat_interleave(10)
     published = geometric_sigmas(1.0, 0.01, levels=10)  # Song & Ermon 2019: 10 levels of 100
@@ -342,7 +344,7 @@ def buffer_seconds(size, device):
 
 
 def bench_growth(device):
-    """Measure how the cost of our chains grows with batch, steps, width and buffer size."""
+    """Measure the speed of our chains against batch, steps, width and buffer size."""
     network = EnergyNetwork(32).to(device)
     batches, widths = (1, 4, 16, 64, 256, 1024, 4096), (8, 16, 32, 64)
     sizes = (1_000, 10_000, 60_000)
@@ -355,14 +357,14 @@ def bench_growth(device):
 
 
 def draw_growth(results, folder):
-    """Draw how the cost of chains grows with batch, steps, width and buffer size."""
+    """Draw the speed of chains against batch, steps, width and buffer size."""
     import matplotlib.pyplot as plt
 
     measured = results["benchmarks"]
     figure, axes = plt.subplots(1, 4, figsize=(10, 3))
     names = {
-        "batch": "chains at once",
-        "steps": "steps of 128 chains",
+        "batch": "batch size (chains)",
+        "steps": "steps (of 128 chains)",
         "width": "width of the network",
         "buffer": "chains in the buffer",
     }
@@ -381,9 +383,9 @@ def draw_growth(results, folder):
         ax.minorticks_off()
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("image-steps per second")
-    axes[3].set_ylabel("ms to draw 128\nand write them back")
+    axes[3].set_ylabel("time to draw 128 chains\nand write them back (ms)")
     dtype = measured["dtype"].removeprefix("torch.")
-    figure.suptitle(f"{measured['hardware']}, {dtype}", fontsize=9)
+    figure.suptitle(f"Speed of Langevin chains on {measured['hardware']} ({dtype})", fontsize=9)
     figure.tight_layout()
     plots.write_figure(figure, folder / "speed_growth.png")
     plt.close(figure)

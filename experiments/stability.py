@@ -1,4 +1,4 @@
-"""Training stability: replay buffer against baseline, and what the squared energy does."""
+"""Training stability: replay buffer against baseline, and the effect of squared energies."""
 
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -17,14 +17,15 @@ from experiments.names import label
 from experiments.training import BEST, Recipe, train_energy
 from helpers import EnergyNetwork, langevin_dynamics, load_pretrained
 
-DIVERGED = 1.0  # an energy gap beyond this, averaged over 50 updates of a run's second half
+DIVERGED = 1.0  # threshold of the energy gap, averaged over 50 updates in a run's second half
+SHOWN, WINDOW = 2_500, 50  # drawn updates of the committed runs, and window of their mean
 GAP_LABEL = "energy gap $E(x^-) - E(x^+)$"
 
 # ------------------------------------------------------------------------- energies over seeds
 
 
 def one_core_each(function, jobs):
-    """Return [function(job) for job in jobs], as many at a time as there are cores."""
+    """Return [function(job) for job in jobs], computed on all cores, one job per core."""
     os.environ.update(OMP_NUM_THREADS="1", TQDM_DISABLE="1")
     options = get_context("spawn"), torch.set_num_threads, (1,)
     with ProcessPoolExecutor(os.cpu_count(), *options) as pool:
@@ -32,7 +33,7 @@ def one_core_each(function, jobs):
 
 
 def train_and_evaluate(recipe, seed, n, lengths, path):
-    """Train one energy and evaluate n fresh chains: (history, metrics by steps, minutes)."""
+    """Train one energy; return (history, metrics of n fresh chains by steps, minutes)."""
     lab = open_laboratory()
     model, history = train_energy(recipe, lab.digits, path, seed)
     found = evaluate_chains(lab, model, recipe, 1_000 + seed, n, lengths, path.stem)
@@ -44,7 +45,7 @@ def running_mean(values, window):
 
 
 def autocorrelation(values, lag):
-    """Return the correlation of a series with itself `lag` entries later."""
+    """Return the autocorrelation of a series at `lag`."""
     centred = values - values.mean()
     return float((centred[lag:] * centred[:-lag]).mean() / centred.var())
 
@@ -55,7 +56,7 @@ def gap_of(history):
 
 
 def gap_statistics(history):
-    """Return size and oscillation of the energy gap over a run's second half."""
+    """Return size and oscillation of the energy gap in a run's second half."""
     gap = gap_of(history)
     late = gap[len(gap) // 2 :]
     lags = [lag for lag in (1, 10, 50) if lag < len(late) // 2]
@@ -70,7 +71,7 @@ def gap_statistics(history):
 
 
 def stability_run(arguments):
-    """Train one energy by the baseline's settings, with or without one buffer; evaluate it."""
+    """Train and evaluate one energy with the baseline's settings, with or without a buffer."""
     seed, buffered, updates, n, root = arguments
     recipe = Recipe(updates=updates, buffer_size=10_000 if buffered else 0)
     path = Path(root) / f"{'buffer' if buffered else 'no-buffer'}-{seed}.pt"
@@ -90,7 +91,7 @@ def stability_run(arguments):
 
 
 def summary_of(seeds):
-    """Return mean and standard deviation over runs of what `stability_run` returned."""
+    """Return mean and standard deviation over the results of `stability_run`."""
     keys = ("gap_mean", "gap_mean_size", "gap_std")
     summary = {key: mean_and_std([run[key] for run in seeds]) for key in keys}
     summary["gap_autocorrelation"] = {
@@ -106,14 +107,14 @@ def summary_of(seeds):
 
 
 def stability(lab, updates=1_200, n=1_000, seeds=range(1, 6), root="runs/experiments/stability"):
-    """Train five seeds with and without a buffer, at equal gradient evaluations."""
+    """Measure stability over five seeds with and without a buffer, at equal cost."""
     jobs = [(seed, buffered, updates, n, root) for seed in seeds for buffered in (True, False)]
     found = one_core_each(stability_run, jobs)
     report = {
         "n": n,
         "updates": updates,
         "gradient_evaluations": updates * Recipe().langevin_steps,
-        "minutes": round(sum(run["training_minutes"] for run in found), 1),  # of one core
+        "minutes": round(sum(run["training_minutes"] for run in found), 1),  # on one core
     }
     for side, buffered in (("replay_buffer", True), ("no_buffer", False)):
         seeds_of_side = [run for run in found if run["buffered"] == buffered]
@@ -121,37 +122,61 @@ def stability(lab, updates=1_200, n=1_000, seeds=range(1, 6), root="runs/experim
     return report
 
 
+def draw_committed_runs(axes):
+    """Draw loss and energy gap of the committed runs: updates faint, running mean bold."""
+    runs = {"EBM": ("no_buffer", "tab:blue"), "EBM-BestPractice": ("replay_buffer", "tab:orange")}
+    for name, (side, color) in runs.items():
+        history = load_pretrained(name, "cpu")[1]["history"]
+        for ax, values in zip(axes, (history["loss"], gap_of(history)), strict=True):
+            values = np.asarray(values, dtype=float)[:SHOWN]
+            smooth = running_mean(values, WINDOW)
+            ax.plot(values, color=color, alpha=0.3, linewidth=0.5)
+            ax.plot(np.arange(len(smooth)) + WINDOW / 2, smooth, color=color, label=label(side))
+
+
+def draw_seeds(ax, measured):
+    """Draw median (line) and range (band) of the energy gap over the seeds."""
+    for side, color in (("no_buffer", "tab:blue"), ("replay_buffer", "tab:orange")):
+        seeds = measured[side]["runs"]
+        gaps = np.array([run["curves"]["gap"] for run in seeds])
+        update = (np.arange(gaps.shape[1]) + 0.5) * seeds[0]["window"]
+        name = label("one_buffer" if side == "replay_buffer" else side)
+        ax.fill_between(update, gaps.min(0), gaps.max(0), color=color, alpha=0.3, linewidth=0)
+        ax.plot(update, np.median(gaps, axis=0), color=color, label=name)
+
+
 def draw_stability(results, folder):
-    """Draw loss and energy gap: the range over seeds, and the two committed runs."""
+    """Draw loss and energy gap of the committed runs, and the gap over the seeds."""
     import matplotlib.pyplot as plt
 
     measured = results["stability"]
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-    bands = {"no_buffer": ("no_buffer", "tab:blue"), "replay_buffer": ("one_buffer", "gold")}
-    for side, (name, color) in bands.items():
-        seeds = measured[side]["runs"]
-        style = {"color": color, "alpha": 0.4, "linewidth": 0}
-        style["label"] = f"{label(name)}, range of {len(seeds)} seeds"
-        for ax, curve in zip(axes, ("loss", "gap"), strict=True):
-            values = np.array([run["curves"][curve] for run in seeds])
-            update = (np.arange(values.shape[1]) + 0.5) * seeds[0]["window"]
-            ax.fill_between(update, values.min(0), values.max(0), **style)
-    lines = {"EBM": ("no_buffer", "tab:blue"), "EBM-BestPractice": ("replay_buffer", "tab:orange")}
-    for name, (side, color) in lines.items():
-        history = load_pretrained(name, "cpu")[1]["history"]
-        plots.plot_history(axes[0], history["loss"], color, f"{label(side)} (preset full)")
-        plots.plot_history(axes[1], gap_of(history), color, f"{label(side)} (preset full)")
-    for ax, name in zip(axes, ("loss", GAP_LABEL), strict=True):
-        ax.set(xscale="log", xlim=(20, None), xlabel="update", ylabel=name)
-        ax.set_yscale("symlog", linthresh=0.1)  # linear within 0.1 of zero, logarithmic beyond
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8))
+    draw_committed_runs(axes[:2])
+    draw_seeds(axes[2], measured)
+    seeds = len(measured["no_buffer"]["runs"])
+    panels = (
+        ("loss", "Loss of the committed runs\n(axis cut at -1 and 1)", (-1, 1)),
+        (GAP_LABEL, "Energy gap of the committed runs\n(axis cut at -1 and 1)", (-1, 1)),
+        (
+            GAP_LABEL,
+            f"Energy gap, median and range of {seeds} seeds\n(axis cut at 0.45)",
+            (-0.05, 0.45),
+        ),
+    )
+    for ax, (quantity, title, limits) in zip(axes, panels, strict=True):
+        ax.set_title(title, fontsize=10)
+        ax.set(xlabel="update", ylabel=quantity, ylim=limits)
         ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
+        ax.legend(fontsize=8, loc="upper right")
+    for ax in axes[:2]:
+        ax.set_xlabel(f"update (the first {SHOWN:,})")
+        ax.legend(fontsize=8, loc="lower center")
     figure.tight_layout()
     plots.write_figure(figure, folder / "training_stability.png")
     plt.close(figure)
 
 
-# -------------------------------------------------------------------------------- break-away
+# -------------------------------------------------------------------------------- divergence
 
 
 def where_chains_go(energy, recipe, seed, n, steps, device):
@@ -167,9 +192,10 @@ def where_chains_go(energy, recipe, seed, n, steps, device):
 
 
 def break_away(lab, updates=6_000, n=64, seed=1, root="runs/experiments"):
-    """Train EBM-BestPractice.ipynb's recipe with the samples' energy squared in the loss too.
+    """Measure the full recipe with squared energies of the samples in the loss.
 
-    It is measured beside the committed run, whose learning rate is the same constant so far.
+    It is compared with the committed run over the updates in which both have the same constant
+    learning rate.
     """
     recipe = BEST._replace(updates=updates, fall=0.0, regularise_samples=True)
     path = Path(root) / "break-away.pt"
@@ -184,7 +210,7 @@ def break_away(lab, updates=6_000, n=64, seed=1, root="runs/experiments"):
     }
     window, steps = max(updates // 120, 1), [0, 5, 20, 100]
     report = {
-        "minutes": round(run["seconds"] / 60, 1),  # of training, also if it was done before
+        "minutes": round(run["seconds"] / 60, 1),  # of training, even if it was resumed
         "seed": seed,
         "n": n,
         "updates": updates,
@@ -201,7 +227,7 @@ def break_away(lab, updates=6_000, n=64, seed=1, root="runs/experiments"):
 
 
 def draw_break_away(results, folder):
-    """Draw the energy gap with and without the squared energy, and where chains go."""
+    """Draw the energy gap and the energy of chains with and without squared sample energies."""
     import matplotlib.pyplot as plt
 
     measured = results["break-away"]
@@ -213,10 +239,11 @@ def draw_break_away(results, folder):
         energies = [found["energy"] for found in from_noise.values()]
         axes[1].plot([int(k) for k in from_noise], energies, ".-", color=color, label=label(key))
     axes[0].set(xlabel="update", ylabel=GAP_LABEL)
-    axes[0].set_yscale("symlog", linthresh=0.1)
+    axes[0].set_title("Energy gap during training", fontsize=10)
     plateau = 1 / (2 * measured["regularisation"])
     axes[1].axhline(plateau, color="gray", linestyle=":", label=r"$1 / 2\alpha = 5$")
-    axes[1].set(xlabel="steps from noise, after training", ylabel="mean energy of the chains")
+    axes[1].set(xlabel="steps from noise", ylabel="mean energy (logarithmic above 1)")
+    axes[1].set_title(f"{measured['n']} chains from noise after training", fontsize=10)
     axes[1].set_yscale("symlog", linthresh=1)
     axes[1].set_ylim(-0.5, 400)
     for ax in axes:

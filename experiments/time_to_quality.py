@@ -1,6 +1,6 @@
-"""Time to quality: energies trained on the clock and evaluated while they train.
+"""Time to quality: Fréchet distance of three energies against training time.
 
-The clock counts training only: it stands still while samples are drawn and evaluated.
+The clock counts training only and stops during sampling and evaluation.
 """
 
 import tempfile
@@ -20,11 +20,11 @@ from helpers import langevin_dynamics
 
 RECIPES = {"replay_buffer": Recipe(), "no_buffer": Recipe(buffer_size=0), "tutorial": TUTORIAL}
 MINUTES = {"replay_buffer": (1, 2, 3, 4, 6), "no_buffer": (1, 3), "tutorial": (3, 10, 20, 30)}
-LENGTHS = (60, 200, 500)  # steps of the fresh chains that are evaluated; the best of them counts
+LENGTHS = (60, 200, 500)  # lengths of the evaluated chains, of which the best counts
 
 
 def best_distance(lab, model, recipe, n, seed):
-    """Return {chain length: distance} of n fresh chains, and the smallest."""
+    """Return the Fréchet distances of n fresh chains by length, and the smallest."""
     generator = torch.Generator(lab.device).manual_seed(seed)
     start = torch.rand(n, *IMAGE_SHAPE, device=lab.device, generator=generator)
     chain = {**recipe.chain, "snapshots": LENGTHS, "generator": generator}
@@ -34,7 +34,7 @@ def best_distance(lab, model, recipe, n, seed):
 
 
 def on_the_clock(lab, recipe, minutes, n, seed=1):
-    """Yield one evaluation for each of `minutes` of training, with updates and minutes spent."""
+    """Yield an evaluation after each of the `minutes` of training, with updates and minutes."""
     due, spent, updates = list(minutes), 0.0, 0
     recipe = recipe._replace(updates=10**6)
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def on_the_clock(lab, recipe, minutes, n, seed=1):
 
 
 def points_of(key, lab, name, n):
-    """Return the evaluations of one recipe, as they come from the clock."""
+    """Return the evaluations of one recipe."""
     points = []
     for point in on_the_clock(lab, RECIPES[name], MINUTES[name], n):
         points.append(point)
@@ -64,7 +64,7 @@ def points_of(key, lab, name, n):
 
 
 def time_to(runs, reference="tutorial", ours="replay_buffer"):
-    """Return the reference's best, when our recipe was first as good, and how much sooner."""
+    """Return the best distance of the reference and when our recipe first reached it."""
     best = min(runs[reference], key=lambda point: point["best"])
     as_good = (point["minutes"] for point in runs[ours] if point["best"] <= best["best"])
     reached = next(as_good, None)
@@ -77,14 +77,14 @@ def time_to(runs, reference="tutorial", ours="replay_buffer"):
 
 
 def time_to_quality(lab, n=1_000):
-    """Train three energies on the clock and evaluate their samples as they train."""
+    """Measure the samples of three energies after given minutes of training."""
     n = min(n, lab.max_samples)
     runs = {name: recall(points_of, lab, name, n)[0] for name in RECIPES}
     return {"seed": 1, "n": n, "runs": runs, "time_to": time_to(runs)}
 
 
 def draw_time_to_quality(results, folder):
-    """Draw distance against minutes of training, a line a recipe, the floor below them."""
+    """Draw the Fréchet distance of each recipe against training time, with the floor."""
     import matplotlib.pyplot as plt
 
     measured = results["time-to-quality"]
@@ -97,11 +97,12 @@ def draw_time_to_quality(results, folder):
         shown = "one_buffer" if name == "replay_buffer" else name
         ax.loglog(minutes, distances, label=label(shown), **style)
     floor = floor_of(results, measured["n"])["mean"]
-    ax.axhline(floor, color="black", linestyle=":", label="real training images (the floor)")
+    ax.axhline(floor, color="black", linestyle=":", label=f"floor (n = {measured['n']:,})")
     ticks = (0.5, 1, 2, 3, 5, 10, 20, 30)
     ax.set_xticks(ticks, ticks)
     ax.minorticks_off()
-    ax.set(xlabel="minutes of training", ylabel="Fréchet distance, best chain length")
+    ax.set(xlabel="training time (minutes)")
+    ax.set_ylabel("Fréchet distance (best chain length)")
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
     plots.write_figure(figure, folder / "time_to_quality.png")

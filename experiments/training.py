@@ -1,4 +1,4 @@
-"""The one energy loop and the one score loop that all experiments use, and their recipes."""
+"""Training loops of all experiments, for energies and score networks, and their recipes."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from helpers import (
 
 
 class Recipe(NamedTuple):
-    """The settings of an energy's training: by default those of EBM.ipynb's with one buffer."""
+    """Settings of an energy's training; the defaults are those of EBM.ipynb with one buffer."""
 
     updates: int = 1_200
     width: int = 32
@@ -37,14 +37,14 @@ class Recipe(NamedTuple):
     data_noise: float = 0.015
     learning_rate: float = 3e-4
     decay: float = 1.0  # of the learning rate, per pass over the data
-    fall: float = 0.0  # over so much of the run the learning rate falls linearly
+    fall: float = 0.0  # final share of the run with linear decay of the learning rate
     warmup: int = 100
     ema_decay: float = 0.995
     buffer_size: int = 10_000
     redraw: float | tuple = 0.05
-    old_size: int = 256  # slots of a second buffer, whose chains live longer
+    old_size: int = 256  # slots of a second buffer with long-lived chains
     old_redraw: float | tuple = (0.05, 0.001)
-    old_share: float = 0.0  # of a batch; 0: one buffer
+    old_share: float = 0.0  # share of a batch from the second buffer; 0 means one buffer
     regularisation: float = 0.1
     regularise_samples: bool = True
 
@@ -53,10 +53,10 @@ class Recipe(NamedTuple):
         return {"step_size": self.step_size, "noise": self.chain_noise}
 
 
-# The settings of tutorial 8 of the UvA deep learning course, its pixels on [-1, 1] halved to
-# [0, 1]. It trains for about 28,000 updates, keeps the last 8,192 samples (here they are slots, as
-# in ReplayBuffer), clamps the noisy data, adds the chain's noise before the gradient, and picks
-# the best of its checkpoints by validation; none of that is done here.
+# The settings of tutorial 8 of the UvA deep learning course, rescaled from [-1, 1] to [0, 1].
+# The tutorial trains for about 28,000 updates, keeps the last 8,192 samples instead of slots,
+# clamps the noisy data, adds the chain's noise before the gradient, and selects its best
+# checkpoint by validation. The training here differs in these points.
 TUTORIAL = Recipe(
     width=16,
     langevin_steps=60,
@@ -81,7 +81,7 @@ SMALLER = Recipe(width=16, batch_size=64, old_share=0.25, regularise_samples=Fal
 
 
 def buffers_of(recipe, device, generator):
-    """Return {name: (replay buffer, how many of a batch come from it)}."""
+    """Return {name: (replay buffer, number of images per batch)}."""
     if not recipe.buffer_size:
         return {}
     old = round(recipe.old_share * recipe.batch_size)
@@ -96,10 +96,9 @@ def buffers_of(recipe, device, generator):
 
 
 def energy_updates(recipe, digits, path, seed):
-    """Train an energy as the two EBM notebooks do; yield (averaged network, history).
+    """Train an energy like the two EBM notebooks; yield (averaged network, history).
 
-    It yields after every update and at the end, and resumes from `path` as runs.training_steps
-    does.
+    It yields after every update and at the end, and resumes from `path` like runs.training_steps.
     """
     images, device = digits.train_images, digits.train_images.device
     generator = seed_everything(seed, device)
@@ -115,7 +114,7 @@ def energy_updates(recipe, digits, path, seed):
     epoch = len(images) // recipe.batch_size
     settings = {**recipe._asdict(), "seed": seed, "data": digits.name}
     options = {"warmup": recipe.warmup, "fall": recipe.fall}
-    chain = {**recipe.chain, "generator": generator, "check": False}  # the loss is looked at
+    chain = {**recipe.chain, "generator": generator, "check": False}  # the loss is checked
     for update in runs.training_steps(recipe.updates, path, settings, history, state):
         peak = recipe.learning_rate * recipe.decay ** (update // epoch)
         set_learning_rate(optimizer, peak, update, recipe.updates, **options)
@@ -141,11 +140,11 @@ def energy_updates(recipe, digits, path, seed):
         for name, value in zip(history, (loss, e_plus, e_minus), strict=True):
             history[name].append(value.detach())
         yield ema.module, history
-    yield ema.module, history  # also where nothing was left to train
+    yield ema.module, history  # also if no updates remained
 
 
 def train_energy(recipe, digits, path, seed):
-    """Train an energy to the end; return (averaged network, history as arrays)."""
+    """Train an energy completely; return (averaged network, history as arrays)."""
     *_, (model, history) = energy_updates(recipe, digits, path, seed)
     return model, {name: np.array(values) for name, values in history.items()}
 
@@ -169,11 +168,11 @@ def train_score(
     reduce=as_it_is,
     lines=10,
 ):
-    """Train a score network as score-based-model.ipynb does; return (averaged network, losses).
+    """Train a score network like score-based-model.ipynb; return (averaged network, losses).
 
     `loss(x, labels)` is the loss of a batch. `settings` has updates, batch_size, learning_rate
-    and ema_decay; with "falling": False the learning rate stays constant. Several processes pass
-    their `backward`, and `reduce` to average a loss over them.
+    and ema_decay; with "falling": False the learning rate stays constant. With several processes,
+    `backward` replaces loss.backward() and `reduce` averages a loss over them.
     """
     ema = ema_of(model, settings["ema_decay"])
     rate, total = settings["learning_rate"], settings["updates"]
@@ -196,10 +195,10 @@ def train_score(
 
 
 def conditional_loss(model, settings, generator, share=slice(None)):
-    """Return loss(x, labels): denoising score matching, a share of the labels hidden.
+    """Return loss(x, labels): denoising score matching with a share of the labels hidden.
 
-    `share` is the part of the batch that one of several processes works on; the random draws are
-    those of the whole batch. `model` may be wrapped for several processes.
+    `share` is the part of the batch for this process; random numbers are drawn for the whole
+    batch. `model` may be wrapped for several processes.
     """
 
     def loss(x, labels):
@@ -215,7 +214,7 @@ def conditional_loss(model, settings, generator, share=slice(None)):
 
 
 def train_quick_score(digits, seed, path, updates, width, decay=0.99, falling=True):
-    """Train as score-based-model.ipynb's `quick` does; return (network, its average)."""
+    """Train like `quick` in score-based-model.ipynb; return (network, averaged network)."""
     generator = seed_everything(seed, digits.train_images.device)
     model = ScoreNetwork(width=width).to(digits.train_images.device)
     settings = {

@@ -96,17 +96,17 @@ def test_labels_that_are_no_digits_are_refused(labels):
 
 
 def test_labels_must_be_as_many_as_the_starts():
-    with pytest.raises(ValueError, match="as many as images, 3, not 2"):
+    with pytest.raises(ValueError, match="length 3, one per image, not 2"):
         helpers.annealed_langevin_dynamics(mixture_score, [1, 2], [1.0], start=torch.zeros(3, 1))
 
 
 def test_labels_must_be_as_many_as_asked_for():
-    with pytest.raises(ValueError, match="as many as images, 4, not 2"):
+    with pytest.raises(ValueError, match="length 4, one per image, not 2"):
         helpers.annealed_langevin_dynamics(mixture_score, [1, 2], [1.0], n=4)
 
 
 def test_without_labels_the_number_must_be_said():
-    with pytest.raises(ValueError, match="n must be given where there are no labels"):
+    with pytest.raises(ValueError, match="n must be given if there are no labels"):
         helpers.annealed_langevin_dynamics(mixture_score, None, [1.0])
 
 

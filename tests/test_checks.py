@@ -72,7 +72,7 @@ def test_labels_are_whole_numbers(labels):
 
 
 def test_labels_are_as_many_as_images():
-    with pytest.raises(ValueError, match="as many as images, 4, not 3"):
+    with pytest.raises(ValueError, match="length 4, one per image, not 3"):
         checks.check_labels([1, 2, 3], 4)
 
 

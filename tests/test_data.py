@@ -100,7 +100,7 @@ def test_damaged_files_are_named(small_mnist, change, message):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ("train-labels-idx1-ubyte", "a label file where an image file belongs"),
+        ("train-labels-idx1-ubyte", "a label file instead of an image file"),
         ("t10k-images-idx3-ubyte", "bytes instead of"),
     ],
 )
@@ -194,7 +194,7 @@ def test_minibatches_refuse_images_out_of_range(generator):
 
 def test_minibatches_refuse_another_number_of_labels(generator):
     images = torch.rand(4, 1, 28, 28, generator=generator)
-    with pytest.raises(ValueError, match="as many as images, 4, not 3"):
+    with pytest.raises(ValueError, match="length 4, one per image, not 3"):
         next(data.minibatches(images, torch.arange(3), 2, generator))
 
 
@@ -322,7 +322,7 @@ def test_a_folder_that_was_named_and_has_no_mnist_is_an_error(tmp_path, no_downl
         helpers.load_mnist(tmp_path)
     assert str(caught.value) == (
         f"no MNIST in {tmp_path} (it holds photo.jpg; download failed: no network): put the four "
-        "files there, for example train-images-idx3-ubyte.gz, or name no folder"
+        "files there, for example train-images-idx3-ubyte.gz, or pass no folder"
     )
 
 

@@ -24,7 +24,9 @@ def test_a_buffer_restores_bytes_as_pixels():
 def test_a_buffer_restores_only_as_many_chains_as_it_has():
     with pytest.raises(ValueError) as caught:
         helpers.ReplayBuffer(4).load_state_dict({"chains": IMAGES[:1]})
-    assert str(caught.value) == "chains must be as many as this buffer has, 4, not 1: pass all"
+    assert (
+        str(caught.value) == "chains must have length 4, like this buffer, not 1: pass all of them"
+    )
 
 
 def test_bytes_are_kept_as_the_same_bytes():
@@ -119,7 +121,10 @@ def test_a_device_that_is_not_there_does_not_blame_the_file(device):
         model, _ = helpers.load_pretrained("EBM", device)
         assert next(model.parameters()).device.type == "cpu"
     except ValueError as error:
-        assert str(error) == f'device must be on this machine, not {device}: pass device="cpu"'
+        assert (
+            str(error)
+            == f'device must be available on this machine, but {device} is not: pass device="cpu"'
+        )
 
 
 def test_a_seed_in_place_of_a_generator_is_named():
@@ -186,5 +191,5 @@ def test_fewer_real_features_than_samples_are_refused():
     images = IMAGES.repeat(3, 1, 1, 1)
     with pytest.raises(ValueError) as caught:
         metrics.evaluate_samples(metrics.load_classifier("cpu"), images, features)
-    message = "the number of real features must be 12 or more, not 8: pass more of them"
+    message = "the number of real features must be at least 12, not 8: pass more of them"
     assert str(caught.value) == message

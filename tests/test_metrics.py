@@ -100,7 +100,7 @@ def test_precision_and_recall_against_brute_force(generator):
 
 @pytest.fixture
 def found(monkeypatch, generator):
-    """Metrics where half of the real features are far from any sample, and 70 % are confident."""
+    """Metrics with half of the real features far from any sample, and 70 % confident samples."""
     one = torch.randn(50, 128, generator=generator)
     samples, real = torch.cat([one, one + 1e-3]), torch.cat([one, one + 100])
     probabilities = torch.eye(10, dtype=torch.double)[torch.arange(100) % 10]
@@ -129,7 +129,7 @@ def test_shares_of_digits_drawn_in_turn_are_equal(digit, found):
 def test_metrics_are_summed_up_in_one_line(found):
     line = metrics.summary_line({**found, "n": 500, "frechet_distance": 12.34})
     assert line == (
-        "Fréchet distance    12.3, precision 1.00, recall 0.50,  70% confident, "
+        "Fréchet distance    12.3, precision 1.00, recall 0.50,  70% confident samples, "
         "digits from 10.0% to 10.0% each"
     )
 

@@ -275,7 +275,7 @@ def test_a_run_of_another_network_is_not_mixed_in(finished):
 
 
 def test_forgetting_the_history_is_noticed(path):
-    with pytest.raises(ValueError, match="append one an update"):
+    with pytest.raises(ValueError, match="append one per update"):
         for _ in runs.training_steps(2, path, {}, {"loss": []}, {}):
             pass
 

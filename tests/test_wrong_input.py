@@ -61,7 +61,8 @@ def ax():
 
 def diverged(name):
     cure = (
-        "try a smaller step size, or clip the gradient; or the network itself is no longer finite"
+        "try a smaller step size or clip the gradient, "
+        "and check that the weights of the network are finite"
     )
     return f"{DIVERGED[name]} diverged (NaN or infinity): {cure}"
 
@@ -178,14 +179,14 @@ for name in ("score", "denoise"):
         "labels range",
         lambda f=f: f(x, 0.5, [11, 1, 1, 1]),
         ValueError,
-        "labels must lie in 0..9, but they span 1..11: pass the digits asked for",
+        "labels must lie in 0..9, but they span 1..11: pass digits",
     )
     case(
         f"ScoreNetwork.{name}",
         "labels length",
         lambda f=f: f(x, 0.5, [1, 1]),
         ValueError,
-        "labels must be as many as images, 4, not 2: pass one each",
+        "labels must have length 4, one per image, not 2: pass one per image",
     )
     case(
         f"ScoreNetwork.{name}",
@@ -242,14 +243,14 @@ case(
     "NaN",
     lambda: helpers.ReplayBuffer(chains=nan),
     ValueError,
-    "chains must be finite, but they hold NaN or infinity: look where they come from",
+    "chains must be finite, but they contain NaN or infinity: check where they come from",
 )
 case(
     "ReplayBuffer",
     "redraw range",
     lambda: helpers.ReplayBuffer(4, redraw=1.5),
     ValueError,
-    "redraw must be a probability, or a pair of them above zero, the larger first, "
+    "redraw must be a probability or a pair of positive probabilities, the larger first, "
     "not 1.5: pass for example 0.05",
 )
 case(
@@ -300,7 +301,7 @@ case(
     "length",
     lambda: write(x),
     ValueError,
-    "samples must be as many as the last sample() has, 2, not 4: pass all",
+    "samples must have length 2, like the last sample(), not 4: pass all of them",
 )
 case(
     "ReplayBuffer.write_back",
@@ -314,7 +315,7 @@ case(
     "before sample",
     lambda: helpers.ReplayBuffer(4).write_back(x),
     ValueError,
-    "samples must be as many as the last sample() has, 0, not 4: pass all",
+    "samples must have length 0, like the last sample(), not 4: pass all of them",
 )
 L = helpers.langevin_dynamics
 case(
@@ -387,8 +388,8 @@ case(
     "NaN",
     lambda: L(E, nan, 1, bounds=None),
     FloatingPointError,
-    "The Langevin chain diverged (NaN or infinity): try a smaller step size, or clip "
-    "the gradient; or the network itself is no longer finite",
+    "The Langevin chain diverged (NaN or infinity): try a smaller step size or clip "
+    "the gradient, and check that the weights of the network are finite",
 )
 case(
     "langevin_dynamics",
@@ -445,7 +446,7 @@ case(
     lambda: L(E, x, 2, snapshots=[3]),
     ValueError,
     "snapshots must be step numbers in 0..2, each once, in ascending order, not [3]: "
-    "sort them and leave out the others",
+    "sort them and remove the others",
 )
 A = helpers.annealed_langevin_dynamics
 SAMPLERS = {
@@ -506,7 +507,7 @@ for name, f in SAMPLERS.items():
         "labels range",
         lambda f=f: f(S, [11], three),
         ValueError,
-        "labels must lie in 0..9, but they span 11..11: pass the digits asked for",
+        "labels must lie in 0..9, but they span 11..11: pass digits",
     )
     case(
         name,
@@ -520,14 +521,14 @@ for name, f in SAMPLERS.items():
         "labels length",
         lambda f=f: f(S, [1, 2], three, n=3),
         ValueError,
-        "labels must be as many as images, 3, not 2: pass one each",
+        "labels must have length 3, one per image, not 2: pass one per image",
     )
     case(
         name,
         "number of samples missing",
         lambda f=f: f(S, None, three),
         ValueError,
-        "n must be given where there are no labels: pass n=64, or start",
+        "n must be given if there are no labels: pass n=64, or start",
     )
     case(
         name,
@@ -571,14 +572,14 @@ for name, f in SAMPLERS.items():
         "sigmas range",
         lambda f=f: f(S, [1], [1.0, 0.0]),
         ValueError,
-        "sigmas must be positive and finite: leave out zero, the last step is added",
+        "sigmas must be positive and finite: leave out zero, the samplers add the last step",
     )
     case(
         name,
         "sigmas NaN",
         lambda f=f: f(S, [1], [math.nan]),
         ValueError,
-        "sigmas must be positive and finite: leave out zero, the last step is added",
+        "sigmas must be positive and finite: leave out zero, the samplers add the last step",
     )
     case(
         name,
@@ -621,7 +622,7 @@ case(
     lambda: A(S, [1], three, snapshots=[4]),
     ValueError,
     "snapshots must be step numbers in 0..3, each once, in ascending order, not [4]: "
-    "sort them and leave out the others",
+    "sort them and remove the others",
 )
 case(
     "heun",
@@ -742,7 +743,7 @@ case(
     "labels length",
     lambda: P(S, x, 0.5, [1]),
     ValueError,
-    "labels must be as many as images, 4, not 1: pass one each",
+    "labels must have length 4, one per image, not 1: pass one per image",
 )
 case(
     "posterior_sampling",
@@ -790,8 +791,8 @@ for name, f in {
         "mask shape",
         lambda f=f: f(S, None, three, x, known[:, :3]),
         ValueError,
-        "known must fit images of shape [4, 1, 28, 28], not [1, 3, 28]: pass a mask of "
-        "one image or of all",
+        "known must fit images of shape [4, 1, 28, 28], not [1, 3, 28]: pass one mask for "
+        "all images, or one per image",
     )
     case(
         name,
@@ -805,7 +806,7 @@ for name, f in {
         "labels length",
         lambda f=f: f(S, [1], three, x, known),
         ValueError,
-        "labels must be as many as images, 4, not 1: pass one each",
+        "labels must have length 4, one per image, not 1: pass one per image",
     )
     case(
         name,
@@ -862,7 +863,7 @@ case(
     lambda: inverse.spherical(x, x[:1], 0.5),
     ValueError,
     "the first latents and the second latents must have the same shape, not [4, 1, "
-    "28, 28] and [1, 1, 28, 28]: pass as many of each",
+    "28, 28] and [1, 1, 28, 28]: pass tensors of the same shape",
 )
 case(
     "spherical",
@@ -891,7 +892,7 @@ case(
     "length",
     lambda: K(S, x, sigmas=[1.0]),
     ValueError,
-    "the number of sigmas must be 2 or more, not 1: pass more of them",
+    "the number of sigmas must be at least 2, not 1: pass more of them",
 )
 case(
     "log_likelihood",
@@ -905,7 +906,7 @@ case(
     "labels length",
     lambda: K(S, x, [1]),
     ValueError,
-    "labels must be as many as images, 4, not 1: pass one each",
+    "labels must have length 4, one per image, not 1: pass one per image",
 )
 case(
     "log_likelihood",
@@ -985,7 +986,7 @@ case(
     "sigma type",
     lambda: D(score, x, "0.5"),
     TypeError,
-    "sigma must be numbers, not str: pass one, or one per image",
+    "sigma must be numbers, not str: pass one number, or one per image",
 )
 case(
     "denoising_score_matching_loss",
@@ -1056,7 +1057,7 @@ case(
     "NaN",
     lambda: CH(energy, nan, 0.5),
     ValueError,
-    "clean must be finite, but they hold NaN or infinity: look where they come from",
+    "clean must be finite, but they contain NaN or infinity: check where they come from",
 )
 case(
     "load_pretrained",
@@ -1071,14 +1072,14 @@ case(
     "device",
     lambda: helpers.load_pretrained("EBM", "cuda"),
     ValueError,
-    'device must be on this machine, not cuda: pass device="cpu"',
+    'device must be available on this machine, but cuda is not: pass device="cpu"',
 )
 case(
     "load_classifier",
     "device",
     lambda: metrics.load_classifier("cuda"),
     ValueError,
-    'device must be on this machine, not cuda: pass device="cpu"',
+    'device must be available on this machine, but cuda is not: pass device="cpu"',
 )
 case(
     "minibatches",
@@ -1099,21 +1100,21 @@ case(
     "NaN",
     lambda: next(data.minibatches(nan, [1] * 4, 2)),
     ValueError,
-    "images must be finite, but they hold NaN or infinity: look where they come from",
+    "images must be finite, but they contain NaN or infinity: check where they come from",
 )
 case(
     "minibatches",
     "labels length",
     lambda: next(data.minibatches(x, [1] * 3, 2)),
     ValueError,
-    "labels must be as many as images, 4, not 3: pass one each",
+    "labels must have length 4, one per image, not 3: pass one per image",
 )
 case(
     "minibatches",
     "labels range",
     lambda: next(data.minibatches(x, [10] * 4, 2)),
     ValueError,
-    "labels must lie in 0..9, but they span 10..10: pass the digits asked for",
+    "labels must lie in 0..9, but they span 10..10: pass digits",
 )
 case(
     "minibatches",
@@ -1174,7 +1175,7 @@ for name, f in {
         "NaN",
         lambda f=f: f(nan),
         ValueError,
-        "images must be finite, but they hold NaN or infinity: look where they come from",
+        "images must be finite, but they contain NaN or infinity: check where they come from",
     )
     case(
         name,
@@ -1188,28 +1189,28 @@ case(
     "length",
     lambda: EV(judge, x[:3], feats),
     ValueError,
-    "the number of images must be 4 or more, not 3: pass more of them",
+    "the number of images must be at least 4, not 3: pass more of them",
 )
 case(
     "evaluate_samples",
     "features length",
     lambda: EV(judge, x, feats[:3]),
     ValueError,
-    "the number of real features must be 4 or more, not 3: pass more of them",
+    "the number of real features must be at least 4, not 3: pass more of them",
 )
 case(
     "accuracy",
     "labels length",
     lambda: metrics.accuracy(judge, x, [1]),
     ValueError,
-    "labels must be as many as images, 4, not 1: pass one each",
+    "labels must have length 4, one per image, not 1: pass one per image",
 )
 case(
     "accuracy",
     "labels range",
     lambda: metrics.accuracy(judge, x, [10] * 4),
     ValueError,
-    "labels must lie in 0..9, but they span 10..10: pass the digits asked for",
+    "labels must lie in 0..9, but they span 10..10: pass digits",
 )
 case(
     "frechet_distance",
@@ -1223,21 +1224,22 @@ case(
     "features of different length",
     lambda: metrics.frechet_distance(np.zeros((3, 3)), np.zeros((3, 2))),
     ValueError,
-    "both sets must have equally many features, not 3 and 2: take them from the same classifier",
+    "both sets must have the same number of features, not 3 and 2: "
+    "use the same classifier for both",
 )
 case(
     "frechet_distance",
     "length",
     lambda: metrics.frechet_distance(np.zeros((1, 2)), np.zeros((3, 2))),
     ValueError,
-    "the number of features must be 2 or more, not 1: pass more of them",
+    "the number of features must be at least 2, not 1: pass more of them",
 )
 case(
     "frechet_distance",
     "NaN",
     lambda: metrics.frechet_distance(np.full((3, 2), np.nan), np.zeros((3, 2))),
     ValueError,
-    "features must be finite, but they hold NaN or infinity: look at the images",
+    "features must be finite, but they contain NaN or infinity: check the images",
 )
 case(
     "precision_recall",
@@ -1251,7 +1253,7 @@ case(
     "length",
     lambda: metrics.precision_recall(feats[:3], feats),
     ValueError,
-    "the number of features must be 4 or more, not 3: pass more of them",
+    "the number of features must be at least 4, not 3: pass more of them",
 )
 case(
     "precision_recall",
@@ -1296,7 +1298,7 @@ for name in ("psnr", "pixel_quality"):
         lambda f=f: f(x, x[:1]),
         ValueError,
         "images and clean images must have the same shape, not [4, 1, 28, 28] and [1, 1, "
-        "28, 28]: pass as many of each",
+        "28, 28]: pass tensors of the same shape",
     )
     case(
         name,
@@ -1317,21 +1319,21 @@ case(
     "empty",
     lambda: metrics.auroc([], [1.0]),
     ValueError,
-    "inside must be finite numbers [N], one or more, not [0]: pass scores",
+    "inside must be one or more finite numbers [N], not [0]: pass scores",
 )
 case(
     "auroc",
     "NaN",
     lambda: metrics.auroc([math.nan], [1.0]),
     ValueError,
-    "inside must be finite numbers [N], one or more, not [1]: pass scores",
+    "inside must be one or more finite numbers [N], not [1]: pass scores",
 )
 case(
     "auroc",
     "shape",
     lambda: metrics.auroc([[1.0]], [1.0]),
     ValueError,
-    "inside must be finite numbers [N], one or more, not [1, 1]: pass scores",
+    "inside must be one or more finite numbers [N], not [1, 1]: pass scores",
 )
 case(
     "show_images",
@@ -1345,7 +1347,7 @@ case(
     "shape",
     lambda: plots.show_images(ax(), x.expand(4, 3, 28, 28), 2),
     ValueError,
-    "images must have shape [N, 1, H, W], not [4, 3, 28, 28]: take the mean over the colours",
+    "images must have shape [N, 1, H, W], not [4, 3, 28, 28]: average over the colour channels",
 )
 case(
     "show_images",
@@ -1366,7 +1368,7 @@ case(
     "empty",
     lambda: plots.plot_history(ax(), [], "k", "loss"),
     ValueError,
-    "values must be numbers [N], one or more, not [0]: pass a history",
+    "values must be one or more numbers [N], not [0]: pass a history",
 )
 case(
     "open_run",
@@ -1374,6 +1376,101 @@ case(
     lambda: runs.open_run("EBM", "fast"),
     ValueError,
     "preset must be auto, smoke, quick or full, not 'fast': choose one of these",
+)
+
+
+case(
+    "precision_recall",
+    "dimensions",
+    lambda: metrics.precision_recall(feats, feats[:, :64]),
+    ValueError,
+    "both sets must have the same number of features, not 128 and 64: "
+    "use the same classifier for both",
+)
+case(
+    "langevin_dynamics",
+    "bytes",
+    lambda: L(energy, (255 * x).byte()),
+    ValueError,
+    "samples must be floating point, not torch.uint8: call .float() / 255",
+)
+case(
+    "langevin_dynamics",
+    "scale",
+    lambda: L(energy, 255 * x),
+    ValueError,
+    "samples must lie in [0, 1], but they span [0.0203, 255]: divide by 255",
+)
+case(
+    "annealed_step",
+    "sigmas order",
+    lambda: samplers.annealed_step(three.flip(0), 8),
+    ValueError,
+    "sigmas must descend, from the largest noise to the smallest: pass sigmas.flip(0)",
+)
+case(
+    "annealed_step",
+    "steps range",
+    lambda: samplers.annealed_step(three, 0),
+    ValueError,
+    "steps must be at least 1, not 0: pass a larger number",
+)
+case(
+    "largest_distance",
+    "type",
+    lambda: samplers.largest_distance(x.numpy()),
+    TypeError,
+    "images must be a torch tensor, not ndarray: pass torch.from_numpy(array)",
+)
+case(
+    "level_overlap",
+    "ratio range",
+    lambda: samplers.level_overlap(0.9, 784),
+    ValueError,
+    "ratio must be finite and at least 1, not 0.9: pass another number",
+)
+case(
+    "level_overlap",
+    "dimensions range",
+    lambda: samplers.level_overlap(1.1, 0),
+    ValueError,
+    "dimensions must be at least 1, not 0: pass a larger number",
+)
+case(
+    "level_ratio",
+    "overlap range",
+    lambda: samplers.level_ratio(784, 1.5),
+    ValueError,
+    "overlap must be between 0 and 0.997 in 784 dimensions, not 1.5: pass another number",
+)
+case(
+    "number_of_levels",
+    "ratio range",
+    lambda: samplers.number_of_levels(10.0, 0.01, 1.0),
+    ValueError,
+    "ratio must be finite and greater than 1, not 1: pass another number",
+)
+optimizer = torch.optim.Adam(energy.parameters())
+case(
+    "set_learning_rate",
+    "total range",
+    lambda: helpers.set_learning_rate(optimizer, 1e-3, 0, 0),
+    ValueError,
+    "total must be at least 1, not 0: pass a larger number",
+)
+case(
+    "set_learning_rate",
+    "warmup range",
+    lambda: helpers.set_learning_rate(optimizer, 1e-3, 0, 10, warmup=0),
+    ValueError,
+    "warmup must be at least 1, not 0: pass a larger number",
+)
+case(
+    "set_learning_rate",
+    "fall range",
+    lambda: helpers.set_learning_rate(optimizer, 1e-3, 0, 10, fall=1.5),
+    ValueError,
+    "fall must be finite and at least 0 and at most 1, not 1.5: pass another number",
 )
 
 

@@ -113,5 +113,5 @@ def test_no_two_processes_draw_the_same_noise(results):
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
     accelerator = SimpleNamespace(process_index=0, num_processes=3, device=torch.device("cpu"))
-    with pytest.raises(ValueError, match="3 processes cannot share out a batch of 128"):
+    with pytest.raises(ValueError, match="3 processes cannot divide a batch of 128"):
         several_gpus.train(accelerator, None, {"batch_size": 128}, ".")
