@@ -54,7 +54,8 @@ RECORD = {
 def pretended_samplers():
     def curve(counts):
         return {
-            str(k): {**EVALUATED, "n": 10_000 if k < 100 else 1000, "first": EVALUATED} for k in counts
+            str(k): {**EVALUATED, "n": 10_000 if k < 100 else 1000, "first": EVALUATED}
+            for k in counts
         }
 
     few, many = (8, 12, 20, 32, 50), (8, 12, 20, 32, 50, 200, 1000)
