@@ -197,7 +197,7 @@ def pretended_results():
 
 
 def copy_to(folder):
-    """The folder, with what the reports are made of in it and nothing else."""
+    """Copy the sources, figures and results of the reports to a folder and return it."""
     shutil.copytree(ROOT / "report", folder / "report")
     (folder / "assets" / "results").mkdir(parents=True)
     for pattern in ("*.png", "results/*.json"):
@@ -208,7 +208,7 @@ def copy_to(folder):
 
 @pytest.fixture
 def copy(tmp_path):
-    """A folder with what the reports are made of, to take something from it."""
+    """A copy of the sources, figures and results of the reports."""
     return copy_to(tmp_path)
 
 
@@ -326,7 +326,7 @@ def test_a_missing_file_stops_the_build(copy, missing):
         build_report.build(copy)
 
 
-# What the code sets or arithmetic gives, and no measurement.
+# Settings of the code and results of arithmetic, not measurements.
 SMALL = "0.9 0.1 0.01 0.015 0.05 0.001 0.005 0.06 0.25 0.5 1.0 2.5 1.2 -1.7 1.4 3.10 0.995"
 LARGE = "10,000 60,000 20,000 1,000 14,000 17,500 28,000"
 SHARES = "5 0.1 90 95 99 80 20 75"
@@ -352,7 +352,7 @@ def test_no_measured_number_is_typed_by_hand(language):
 
 
 def evaluated(expression):
-    """What an expression of common.typ gives, through a document of one line."""
+    """Evaluate an expression of common.typ."""
     code = (ROOT / "report" / "common.typ").read_text(encoding="utf-8")
     code += f"#metadata({expression}) <found>"
     options = build_report.options_for(ROOT)
@@ -394,7 +394,7 @@ def test_the_variance_handed_on_is_that_of_the_recursion_of_a_step():
     assert evaluated("handed-on(1.3, 0.2, 3, 4)") == pytest.approx(v, rel=1e-9)
 
 
-# The dictionaries whose keys name() turns into what people read.
+# The dictionaries whose keys name() turns into labels.
 NAMED = """
     chains.energies, score-samples.samples, ablation.changed, denoising.methods, strangers.auroc,
     strangers.auroc.values().first(), samplers.curves, noise-scales.variants, inpainting.masks,
