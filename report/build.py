@@ -1,9 +1,8 @@
-"""Builds the two reports, Persion-Report.pdf and Report.pdf, from fa.typ and en.typ:
-`python report/build.py`.
+"""Build the two reports, Persion-Report.pdf (fa.typ) and Report.pdf (en.typ).
 
-Their numbers come from assets/results/*.json, their pictures from assets/*.png. What common.typ
-calls optional has a section where it exists; any other missing file or number stops the build with
-Typst's message.
+Usage: `python report/build.py`. Numbers come from assets/results/*.json, figures from assets/*.png.
+The results that common.typ marks as optional add a section where they exist; any other missing file
+or number stops the build with Typst's message.
 """
 
 import argparse

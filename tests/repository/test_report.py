@@ -1,5 +1,5 @@
-"""The two reports build from their sources, with and without the results that may be missing; no
-number in them is typed."""
+"""The two reports build with and without the optional results, and no measured number in them is
+typed."""
 
 import importlib.util
 import json
@@ -31,7 +31,7 @@ build_report = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(build_report)
 
 
-JUDGED = {
+EVALUATED = {
     "frechet_distance": 12.3,
     "precision": 0.8,
     "recall": 0.9,
@@ -54,7 +54,8 @@ RECORD = {
 def pretended_samplers():
     def curve(counts):
         return {
-            str(k): {**JUDGED, "n": 10_000 if k < 100 else 1000, "first": JUDGED} for k in counts
+            str(k): {**EVALUATED, "n": 10_000 if k < 100 else 1000, "first": EVALUATED}
+            for k in counts
         }
 
     few, many = (8, 12, 20, 32, 50), (8, 12, 20, 32, 50, 200, 1000)
@@ -89,8 +90,8 @@ def pretended_noise_scales():
         "largest_distance": 14.9,
         "ratio_by_the_rule": 1.082,
         "levels_by_the_rule": 93.7,
-        "variants": {name: {**JUDGED, "evaluations": 241} for name in variants},
-        "floor": JUDGED,
+        "variants": {name: {**EVALUATED, "evaluations": 241} for name in variants},
+        "floor": EVALUATED,
         "by_level": {str(sigma): {"loss": 0.4, "size": 0.59} for sigma in (20, 1, 0.002)},
     }
 
@@ -103,8 +104,8 @@ def pretended_averaging():
         "updates": 2000,
         "width": 32,
         "decay": 0.99,
-        "floor": JUDGED,
-        "found": {rate: {"raw": JUDGED, "averaged": JUDGED} for rate in rates},
+        "floor": EVALUATED,
+        "found": {rate: {"raw": EVALUATED, "averaged": EVALUATED} for rate in rates},
     }
 
 
@@ -166,13 +167,13 @@ def pretended_score_seeds():
         "updates": 2000,
         "width": 32,
         "levels": 12,
-        "runs": {"1": JUDGED, "2": JUDGED},
+        "runs": {"1": EVALUATED, "2": EVALUATED},
         "summary": {key: {"mean": 0.9, "std": 0.1} for key in measures},
     }
 
 
 def pretended_older_chains():
-    lengths = dict.fromkeys(("500", "10000"), JUDGED)
+    lengths = dict.fromkeys(("500", "10000"), EVALUATED)
     return {
         **RECORD,
         "n": 500,
@@ -196,7 +197,7 @@ def pretended_results():
 
 
 def copy_to(folder):
-    """The folder, with what the reports are made of in it and nothing else."""
+    """Copy the sources, figures and results of the reports to a folder and return it."""
     shutil.copytree(ROOT / "report", folder / "report")
     (folder / "assets" / "results").mkdir(parents=True)
     for pattern in ("*.png", "results/*.json"):
@@ -207,7 +208,7 @@ def copy_to(folder):
 
 @pytest.fixture
 def copy(tmp_path):
-    """A folder with what the reports are made of, to take something from it."""
+    """A copy of the sources, figures and results of the reports."""
     return copy_to(tmp_path)
 
 
@@ -325,8 +326,8 @@ def test_a_missing_file_stops_the_build(copy, missing):
         build_report.build(copy)
 
 
-# What the code sets or arithmetic gives, and no measurement.
-SMALL = "0.1 0.01 0.015 0.05 0.001 0.005 0.06 0.25 0.5 1.0 2.5 1.2 -1.7 1.4 3.10 0.995"
+# Settings of the code and results of arithmetic, not measurements.
+SMALL = "0.9 0.1 0.01 0.015 0.05 0.001 0.005 0.06 0.25 0.5 1.0 2.5 1.2 -1.7 1.4 3.10 0.995"
 LARGE = "10,000 60,000 20,000 1,000 14,000 17,500 28,000"
 SHARES = "5 0.1 90 95 99 80 20 75"
 SETTINGS = {*SMALL.split(), *LARGE.split(), *(f"{share} %" for share in SHARES.split())}
@@ -351,7 +352,7 @@ def test_no_measured_number_is_typed_by_hand(language):
 
 
 def evaluated(expression):
-    """What an expression of common.typ gives, through a document of one line."""
+    """Evaluate an expression of common.typ."""
     code = (ROOT / "report" / "common.typ").read_text(encoding="utf-8")
     code += f"#metadata({expression}) <found>"
     options = build_report.options_for(ROOT)
@@ -393,7 +394,7 @@ def test_the_variance_handed_on_is_that_of_the_recursion_of_a_step():
     assert evaluated("handed-on(1.3, 0.2, 3, 4)") == pytest.approx(v, rel=1e-9)
 
 
-# The dictionaries whose keys name() turns into what people read.
+# The dictionaries whose keys name() turns into labels.
 NAMED = """
     chains.energies, score-samples.samples, ablation.changed, denoising.methods, strangers.auroc,
     strangers.auroc.values().first(), samplers.curves, noise-scales.variants, inpainting.masks,
