@@ -14,18 +14,9 @@ MARKS = {
     for part in ("notebooks", "glance")
 }
 NOTEBOOKS = {
-    "EBM-BestPractice": (
-        "**The primary energy-based model**: contrastive divergence with Langevin dynamics and a "
-        "**replay buffer**"
-    ),
-    "EBM": (
-        "The baseline, for comparison: the same without the buffer (every chain starts from "
-        "noise), the usual loss, fewer updates"
-    ),
-    "score-based-model": (
-        "**NCSN**: denoising score matching, annealed Langevin dynamics, unconditional and "
-        "class-conditional"
-    ),
+    "EBM-BestPractice": "**the primary energy-based model**, with a replay buffer",
+    "EBM": "the baseline: no buffer, every chain starts from noise",
+    "score-based-model": "**NCSN**: denoising score matching, annealed Langevin, class labels",
 }
 CLASSICAL = ("total_variation", "non_local_means", "wavelet", "wiener")
 
@@ -80,6 +71,15 @@ def chip(result):
     return result["hardware"].split(", ", 1)[1]
 
 
+def hardware_of(runs, names):
+    """Return on what the named notebooks trained: cores, and each of the chips once."""
+    chips = {}
+    for name in names:
+        cores, found = runs[name]["training"]["hardware"].split(", ", 1)
+        chips.setdefault(cores, {})[found] = None
+    return "; ".join(f"{cores} ({', '.join(found)})" for cores, found in chips.items())
+
+
 def best_length(chains):
     """Return (number of steps, evaluation) of the chain length with the smallest distance."""
     return min(chains.items(), key=lambda item: item[1]["frechet_distance"])
@@ -116,7 +116,7 @@ def environment():
     )
     filters = (fixed, percent, plus_minus, settings, label)
     env.filters |= {function.__name__: function for function in filters}
-    functions = (badge, measured, chip, best_length, best_classical, lead, over_time)
+    functions = (badge, measured, chip, hardware_of, best_length, best_classical, lead, over_time)
     env.globals |= {function.__name__: function for function in functions}
     return env
 
