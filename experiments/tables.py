@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jinja2
 
+from dgm.terminal import MIN_SAMPLES
 from experiments.names import label
 from experiments.registry import EXPERIMENTS
 from experiments.results import RESULTS, ROOT, read_results
@@ -18,6 +19,7 @@ NOTEBOOKS = {
     "EBM": "the baseline: no buffer, every chain starts from noise",
     "score-based-model": "**NCSN**: denoising score matching, annealed Langevin, class labels",
 }
+EXTRA = "extras/what-else-a-score-can-do"
 CLASSICAL = ("total_variation", "non_local_means", "wavelet", "wiener")
 
 
@@ -132,6 +134,8 @@ def document(folder, repository=""):
         "floor": lambda n, kind="as_drawn": sizes[str(n)][kind],
         "experiments": EXPERIMENTS,
         "notebooks": NOTEBOOKS,
+        "extra": EXTRA,
+        "min_samples": MIN_SAMPLES,
         "repository": repository,
     }
     return environment().get_template("results.md.j2").make_module(values)
