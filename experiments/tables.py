@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jinja2
 
+from dgm.terminal import MIN_SAMPLES
 from experiments.names import label
 from experiments.registry import EXPERIMENTS
 from experiments.results import RESULTS, ROOT, read_results
@@ -14,19 +15,11 @@ MARKS = {
     for part in ("notebooks", "glance")
 }
 NOTEBOOKS = {
-    "EBM-BestPractice": (
-        "**The primary energy-based model**: contrastive divergence with Langevin dynamics and a "
-        "**replay buffer**"
-    ),
-    "EBM": (
-        "The baseline, for comparison: the same without the buffer (every chain starts from "
-        "noise), the usual loss, fewer updates"
-    ),
-    "score-based-model": (
-        "**NCSN**: denoising score matching, annealed Langevin dynamics, unconditional and "
-        "class-conditional"
-    ),
+    "EBM-BestPractice": "**the primary energy-based model**, with a replay buffer",
+    "EBM": "the baseline: no buffer, every chain starts from noise",
+    "score-based-model": "**NCSN**: denoising score matching, annealed Langevin, class labels",
 }
+EXTRA = "extras/what-else-a-score-can-do"
 CLASSICAL = ("total_variation", "non_local_means", "wavelet", "wiener")
 
 
@@ -80,6 +73,15 @@ def chip(result):
     return result["hardware"].split(", ", 1)[1]
 
 
+def hardware_of(runs, names):
+    """Return on what the named notebooks trained: cores, and each of the chips once."""
+    chips = {}
+    for name in names:
+        cores, found = runs[name]["training"]["hardware"].split(", ", 1)
+        chips.setdefault(cores, {})[found] = None
+    return "; ".join(f"{cores} ({', '.join(found)})" for cores, found in chips.items())
+
+
 def best_length(chains):
     """Return (number of steps, evaluation) of the chain length with the smallest distance."""
     return min(chains.items(), key=lambda item: item[1]["frechet_distance"])
@@ -116,7 +118,7 @@ def environment():
     )
     filters = (fixed, percent, plus_minus, settings, label)
     env.filters |= {function.__name__: function for function in filters}
-    functions = (badge, measured, chip, best_length, best_classical, lead, over_time)
+    functions = (badge, measured, chip, hardware_of, best_length, best_classical, lead, over_time)
     env.globals |= {function.__name__: function for function in functions}
     return env
 
@@ -132,6 +134,8 @@ def document(folder, repository=""):
         "floor": lambda n, kind="as_drawn": sizes[str(n)][kind],
         "experiments": EXPERIMENTS,
         "notebooks": NOTEBOOKS,
+        "extra": EXTRA,
+        "min_samples": MIN_SAMPLES,
         "repository": repository,
     }
     return environment().get_template("results.md.j2").make_module(values)

@@ -70,6 +70,12 @@ def test_the_chip_is_named_without_its_cores():
     assert tables.chip({"hardware": "2 of 2 cores, AMD EPYC"}) == "AMD EPYC"
 
 
+def test_hardware_names_each_chip_once():
+    on = {"a": "1 of 2 cores, X", "b": "1 of 2 cores, Y", "c": "1 of 2 cores, X"}
+    runs = {name: {"training": {"hardware": text}} for name, text in on.items()}
+    assert tables.hardware_of(runs, on) == "1 of 2 cores (X, Y)"
+
+
 def test_the_best_length_has_the_smallest_distance():
     chains = {"20": {"frechet_distance": 9.0}, "500": {"frechet_distance": 2.0}}
     assert tables.best_length(chains) == ("500", {"frechet_distance": 2.0})
@@ -130,6 +136,11 @@ def test_readme_has_badges_only_once_the_address_is_public():
     assert ("colab.research" in README) == bool(tables.repository_url(ROOT))
 
 
+def test_the_results_table_of_readme_has_at_most_six_rows():
+    (table,) = rows_of(tables.readme_parts(RESULTS)["glance"])
+    assert len(table) - 2 <= 6
+
+
 @pytest.mark.parametrize("part", tables.MARKS)
 def test_tables_of_readme_are_those_of_the_committed_results(part):
     begin, end = tables.MARKS[part]
@@ -161,6 +172,34 @@ def test_a_number_that_is_missing_is_an_error(tmp_path):
     (folder / "likelihood.json").write_text(json.dumps(result), encoding="utf-8")
     with pytest.raises((jinja2.UndefinedError, KeyError)):
         tables.results_page(folder)
+
+
+def quick_costs(folder):
+    """Return the cells of the quick runs in the table of costs."""
+    (table,) = rows_of(tables.results_page(folder).split("\n## Costs\n")[1])
+    return [[cell.strip() for cell in row] for row in table if row[1].strip() == "quick"]
+
+
+def set_samples_of_quick_runs(folder, n):
+    for path in (folder / "quick").glob("*.json"):
+        result = json.loads(path.read_text(encoding="utf-8")) | {"n": n}
+        path.write_text(json.dumps(result), encoding="utf-8")
+
+
+@pytest.mark.parametrize("n", [60, 499])
+def test_too_few_samples_give_label_accuracy_and_no_distance(tmp_path, n):
+    folder = copy_of_results(tmp_path / "results")
+    set_samples_of_quick_runs(folder, n)
+    rows = quick_costs(folder)
+    assert {tuple(row[5:8]) for row in rows} == {(str(n), "", "")}
+    assert all(row[8].endswith("%") for row in rows)
+    assert sum(row[9].endswith("%") for row in rows) == 1  # only the score network has labels
+
+
+def test_enough_samples_give_a_distance_and_its_floor(tmp_path):
+    folder = copy_of_results(tmp_path / "results")
+    set_samples_of_quick_runs(folder, 500)
+    assert all(float(cell) > 0 for row in quick_costs(folder) for cell in row[6:8])
 
 
 def write_all(root):

@@ -1,4 +1,4 @@
-"""README and docs/RESULTS.md: code runs, links and figures exist, weights are what is promised."""
+"""README and docs/: code runs, links and figures exist, weights are what is promised."""
 
 import functools
 import os
@@ -14,9 +14,8 @@ from dgm import data, metrics
 from experiments import tables
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = {
-    name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/RESULTS.md")
-}
+PAGES = ("README.md", "docs/RESULTS.md", "docs/USAGE.md", "docs/TROUBLESHOOTING.md")
+DOCUMENTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
 README = DOCUMENTS["README.md"]
 BUFFER_SNIPPET = (
     "samples = replay_buffer.sample(batch_size)\nfinal_images = langevin_dynamics(model, samples)"
@@ -26,20 +25,21 @@ SCORE_SNIPPET = (
     "samples = annealed_langevin_dynamics(model, labels, sigmas)"
 )
 FIGURES = sorted(set(re.findall(r"assets/([\w.-]+\.(?:png|gif))", "".join(DOCUMENTS.values()))))
+SCREENSHOT = "app.png"  # the app's page in a browser, which no notebook draws
 WEIGHTS = ["EBM", "EBM-BestPractice", "EBM-tutorial-settings", "score-based-model"]
 
 
-def python_blocks():
-    return re.findall(r"```python\n(.*?)```", README, re.S)
+def python_blocks(*names):
+    return [b for name in names for b in re.findall(r"```python\n(.*?)```", DOCUMENTS[name], re.S)]
 
 
 def block_with(snippet):
-    return next(block for block in python_blocks() if snippet in block)
+    return next(block for block in python_blocks("README.md") if snippet in block)
 
 
 @pytest.fixture(scope="module")
 def run_block(tmp_path_factory):
-    """A function that runs a code block of README, once, and returns its names."""
+    """A function that runs a code block of a document, once, and returns its names."""
 
     @functools.cache
     def run(block):
@@ -65,16 +65,17 @@ def local_links(name):
 
 def headings(path):
     """Return the anchors of a Markdown file's headings, as GitHub makes them."""
-    titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("snippet", [BUFFER_SNIPPET, SCORE_SNIPPET])
 def test_the_promised_lines_are_in_readme_verbatim(snippet):
-    assert any(snippet in block for block in python_blocks())
+    assert any(snippet in block for block in python_blocks("README.md"))
 
 
-@pytest.mark.parametrize("block", python_blocks(), ids=lambda block: block.splitlines()[-1][:40])
+@pytest.mark.parametrize("block", python_blocks(*PAGES), ids=lambda b: b.splitlines()[-1][:40])
 def test_code_blocks_run_each_on_its_own(block, run_block):
     run_block(block)
 
@@ -95,12 +96,23 @@ def test_readme_has_figures():
     assert len(set(re.findall(r"assets/([\w.-]+\.(?:png|gif))", README))) >= 6
 
 
+def test_every_figure_of_readme_but_the_app_is_in_the_results():
+    figures = set(re.findall(r"assets/([\w.-]+\.(?:png|gif))", README)) - {SCREENSHOT}
+    assert figures <= set(re.findall(r"assets/([\w.-]+)", DOCUMENTS["docs/RESULTS.md"]))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_figure_has_a_text_that_says_what_is_seen(name):
+    for text in re.findall(r"!\[([^\]]*)\]\((?!http)", DOCUMENTS[name]):
+        assert len(text.split()) >= 5, text
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_exists_and_is_small(name):
     assert (ROOT / "assets" / name).stat().st_size < 2_000_000
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != SCREENSHOT])
 def test_every_figure_is_written_by_a_notebook_or_a_script(name):
     paths = [*ROOT.glob("*.ipynb"), *ROOT.glob("extras/*.ipynb")]
     notebooks = "".join(path.read_text(encoding="utf-8") for path in paths)
@@ -123,6 +135,21 @@ def test_every_local_link_leads_somewhere(name):
 def test_every_link_to_a_heading_finds_it(name):
     for path, heading in local_links(name):
         assert not heading or heading in headings(path), heading
+
+
+@pytest.mark.parametrize("name", PAGES[1:])
+def test_every_section_of_a_long_page_is_in_its_contents(name):
+    _, *sections = re.findall(r"^##+ (.*)$", DOCUMENTS[name], re.M)
+    contents = DOCUMENTS[name].split("\n## ")[0]
+    for title in sections:
+        assert f"](#{title.lower().replace(' ', '-')})" in contents, title
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    files = [*ROOT.glob("*.py"), *ROOT.glob("dgm/*.py"), *ROOT.glob("*.ipynb")]
+    code = "".join(path.read_text(encoding="utf-8") for path in files)
+    for message in re.findall(r"\*\*`([^`]*)`\*\*", DOCUMENTS["docs/TROUBLESHOOTING.md"]):
+        assert message in code, message
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
