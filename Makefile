@@ -18,7 +18,7 @@ RUNNER = $(BIN)/python -m dgm.runner --preset $(PRESET)
 
 setup: .venv/installed
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-app.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
@@ -31,8 +31,7 @@ demo: setup
 
 # Serves the app on this machine only, until Ctrl-C; it needs neither a network nor MNIST.
 app: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-app.txt
-	$(BIN)/python app.py $(APP)
+	@$(BIN)/python app.py $(APP)
 
 # Re-executes the committed notebooks in place with the committed weights and rewrites assets/, all figures too.
 publish: setup
