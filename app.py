@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import functools
 import itertools
+import os
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from dgm.device import pick_device
 from dgm.drawings import erased_digit, sketched_digit
 from dgm.inverse import inpaint, posterior_sampling
 from dgm.metrics import psnr
-from dgm.plots import image_grid
+from dgm.plots import image_grid, show_images
 
 SAMPLERS = {  # name: (sampler, noise schedule, default number of levels)
     "DPM-Solver++": (samplers.dpm_solver, samplers.karras_sigmas, 12),
@@ -118,7 +119,7 @@ def generated(digit, count, sampler, levels, guidance, seed):
 
 def energy_curve(curve):
     """Return a figure of (step, energy) pairs, both axes logarithmic beyond their first part."""
-    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    figure = Figure(figsize=(6, 2.2), dpi=150, layout="constrained")
     ax = figure.add_subplot(xlabel="Langevin step", ylabel="mean energy")
     ax.set_xscale("symlog", linthresh=10)
     ax.set_yscale("symlog", linthresh=0.1)
@@ -144,27 +145,34 @@ def descended(origin, drawing, steps, seed):
         yield picture(shown, 8), energy_curve(curve), text
 
 
-def captioned(images, clean):
-    """Return (picture, caption) of each named image, with its PSNR against the clean one."""
-    return [(picture(x, 1), f"{name}: {psnr(x, clean):.1f} dB") for name, x in images.items()]
+def comparison(images):
+    """Return a figure of named images side by side, with their PSNR against the first one."""
+    figure, clean = (
+        Figure(figsize=(6, 2.1), dpi=150, layout="constrained"),
+        next(iter(images.values())),
+    )
+    axes = figure.subplots(1, 4)
+    for ax, (name, x) in zip(axes, images.items(), strict=False):
+        show_images(ax, x, 1, name if x is clean else f"{name}\n{psnr(x, clean):.1f} dB")
+    for ax in axes[len(images) :]:
+        ax.axis("off")
+    return figure
 
 
 def denoised(drawing, sigma, seed):
-    """Yield (captioned images, posterior samples, a line of text) of a sketch with noise."""
+    """Yield (figure of the answers, posterior samples, a line of text) of a sketch with noise."""
     if (clean := sketched_digit(drawing)) is None:
-        yield [], None, NOTHING_DRAWN
+        yield None, None, NOTHING_DRAWN
         return
     (energy, score, _), clean, generator = load_models(), clean.to(pick_device()), seeded(seed)
     noisy = clean + sigma * samplers.noise_like(clean, generator)
-    shown = [(picture(clean, 1), "sketch"), *captioned({"noisy": noisy}, clean)]
-    yield shown, None, "Denoising ..."
+    shown = {"sketch": clean, "noisy": noisy}
+    yield comparison(shown), None, "Denoising ..."
     steps = denoising_steps(sigma)
-    by_energy = helpers.langevin_dynamics(energy, noisy, steps, noise=0.0)
-    answers = {"replay buffer": by_energy, "score network": score.denoise(noisy, sigma)}
-    text = (
-        f"PSNR against the sketch, replay buffer after {steps} Langevin steps. Posterior samples:"
-    )
-    yield [*shown, *captioned(answers, clean)], None, f"{text} ..."
+    shown["replay buffer"] = helpers.langevin_dynamics(energy, noisy, steps, noise=0.0)
+    shown["score network"] = score.denoise(noisy, sigma)
+    text = f"Replay buffer: {steps} Langevin steps. Posterior samples:"
+    yield comparison(shown), None, f"{text} ..."
     options = {"generator": generator, "n": 8}
     for frames in stream(posterior_sampling, noisy.repeat(8, 1, 1, 1), sigma, **options):
         yield gr.skip(), picture(frames[-1], 8), f"{text} step {len(frames) - 1} of 100"
@@ -231,9 +239,7 @@ def generate_tab():
         digit, count = digit_field(), gr.Slider(1, 32, 16, step=1, label="Number of samples")
         sampler = gr.Dropdown(list(SAMPLERS), value="DPM-Solver++", label="Sampler")
         levels = gr.Slider(4, 60, 12, step=1, label="Steps (noise levels)")
-        guidance = gr.Slider(
-            0, 4, samplers.GUIDANCE, step=0.1, label="Guidance (only with a digit)"
-        )
+        guidance = gr.Slider(0, 4, samplers.GUIDANCE, step=0.1, label="Guidance (with a digit)")
         inputs = [digit, count, sampler, levels, guidance, seed_field()]
     with gr.Column(scale=2):
         text = gr.Markdown("Samples of the score network. Press *Generate*.")
@@ -263,8 +269,8 @@ def denoise_tab():
         inputs = [drawing, sigma, seed_field()]
     with gr.Column(scale=2):
         text = gr.Markdown("Select the pen, draw a digit, press *Denoise*.")
-        options = {"columns": 4, "height": 220, "object_fit": "contain", "format": "png"}
-        answers = gr.Gallery(show_label=False, buttons=[], **options)
+        gr.Markdown("**Answers of both models, with PSNR against the sketch**")
+        answers = gr.Plot(show_label=False)
         samples = picture_field(
             "Posterior samples of the score network: what the noisy image could show"
         )
@@ -286,10 +292,9 @@ def complete_tab():
 def build_page():
     names = ("Generate", "Energy", "Draw and denoise", "Complete")
     tabs = (generate_tab, energy_tab, denoise_tab, complete_tab)
-    with gr.Blocks(
-        title="Energy-based and score-based models on MNIST", analytics_enabled=False
-    ) as page:
-        gr.Markdown("# Energy-based and score-based models on MNIST")
+    title = "Energy-based and score-based models on MNIST"
+    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
+        gr.Markdown(f"# {title}")
         for name, fill in zip(names, tabs, strict=True):
             with gr.Tab(name), gr.Row():
                 fill()
@@ -303,7 +308,7 @@ def start(page, **options):
     return page.launch(**look, prevent_thread_lock=True, quiet=True, **options)[1:]
 
 
-def arguments():
+def read_arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", action="store_true", help="serve at a public address too")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
@@ -312,13 +317,13 @@ def arguments():
 
 
 def main():
-    asked = arguments()
+    asked = read_arguments()
     options = {"share": asked.share, "server_name": asked.host, "server_port": asked.port}
     page = build_page()
     try:
         local, public = start(page, **options)
-    except OSError as error:
-        sys.exit(f"The app did not start: {error}")
+    except OSError:
+        sys.exit("The app cannot listen at this address: choose another --port or --host.")
     print(f"The app is at {public or local} until Ctrl-C.", flush=True)
     while True:
         time.sleep(1)
@@ -327,4 +332,5 @@ def main():
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
         main()
-    print("\nThe app has stopped.")
+    print("\nThe app has stopped.", flush=True)
+    os._exit(0)  # does not wait for a sampler that still runs
