@@ -1,13 +1,15 @@
 """Every notebook: executed in smoke mode in a folder of its own, and fit to be committed."""
 
 import base64
+import importlib.metadata
 import io
 import json
 import re
 import shutil
 import statistics
+import subprocess
 import sys
-import types
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -288,17 +290,69 @@ def test_parameters_are_the_same_everywhere(path):
 # ------------------------------------------------------------------------------- the set-up cell
 
 
-@pytest.fixture
-def in_colab(monkeypatch):
-    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+SET_UP = source(code_cells(NOTEBOOKS[0])[0])
 
 
-class FakeShell:
-    """What get_ipython() gives, as far as the set-up cell uses it; git clone makes a folder."""
+class FakeColab:
+    """The module google.colab and get_ipython(), as far as the set-up cell uses them."""
+
+    def __init__(self):
+        self.files, self.uploaded, self.commands, self.asked = self, {}, [], 0
+
+    def upload(self):
+        self.asked += 1
+        return self.uploaded
 
     def system(self, command):
-        self.command = command
-        Path("repository").mkdir()
+        self.commands.append(command)
+        if command.startswith("git"):
+            subprocess.run(command, shell=True, capture_output=True)
+
+    def run_cell(self, address=""):
+        cell = re.sub(r'^REPOSITORY = ".*"', f'REPOSITORY = "{address}"', SET_UP, flags=re.M)
+        exec(cell, {"get_ipython": lambda: self})
+
+
+@pytest.fixture
+def colab(tmp_path, monkeypatch):
+    """A session of Colab in an empty folder, where all requirements but torch are installed."""
+    colab = FakeColab()
+    (tmp_path / "content").mkdir()
+    monkeypatch.chdir(tmp_path / "content")
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    return colab
+
+
+def zipped(names, top="dgm-mnist-main/"):
+    """Return a zip as bytes, of small files with these names below a folder."""
+    contents = io.BytesIO()
+    with zipfile.ZipFile(contents, "w") as archive:
+        for name in names:
+            archive.writestr(top + name, (ROOT / "requirements.txt").read_bytes())
+    return contents.getvalue()
+
+
+REPOSITORY_FILES = ["dgm/checks.py", "helpers.py", "requirements.txt"]
+OUTSIDE = {"parent": "../helpers.py", "absolute": "/tmp/helpers.py"}
+WRONG_UPLOADS = {
+    "nothing": ({}, "Got nothing instead of one zip"),
+    "two files": ({"a.zip": zipped(REPOSITORY_FILES), "b": b""}, "Got a.zip, b instead of one zip"),
+    "no zip": ({"helpers.py": b"import torch"}, "Got helpers.py instead of one zip"),
+    "an empty file": ({"a.zip": b""}, "Got a.zip instead of one zip"),
+    "another zip": ({"a.zip": zipped(["README.md"])}, "Got a.zip, which lacks helpers.py"),
+    "a cut zip": ({"a.zip": zipped(REPOSITORY_FILES)[:-9]}, "Got a.zip instead of one zip"),
+    "a damaged zip": (
+        {"a.zip": zipped(REPOSITORY_FILES).replace(b"torch>=", b"torch==")},
+        "Got a.zip, which is damaged or unsafe",
+    ),
+    **{
+        f"a path outside, {name}": (
+            {"a.zip": zipped(["helpers.py", path], top="")},
+            "Got a.zip, which is damaged or unsafe",
+        )
+        for name, path in OUTSIDE.items()
+    },
+}
 
 
 @each_notebook
@@ -308,44 +362,120 @@ def test_set_up_cell_is_the_same_everywhere(path):
 
 
 @each_notebook
+def test_set_up_cell_is_folded_away(path):
+    metadata = code_cells(path)[0]["metadata"]
+    assert set_up_cell(path).startswith("# @title")
+    assert metadata["cellView"] == "form"
+    assert metadata["jupyter"]["source_hidden"]
+
+
+@each_notebook
 def test_public_address_is_the_same_everywhere(path):
     address = re.search(r'^REPOSITORY = "(.*)"', set_up_cell(path), re.M)[1]
     assert address == tables.repository_url(ROOT)
 
 
-@each_notebook
-def test_outside_colab_the_set_up_cell_does_nothing(path, tmp_path, monkeypatch):
+def test_outside_colab_the_set_up_cell_does_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(set_up_cell(path), {})
+    exec(SET_UP, {})
     assert Path.cwd() == tmp_path
     assert not list(tmp_path.iterdir())
 
 
-@each_notebook
-def test_set_up_cell_goes_from_extras_to_the_root(path, tmp_path, monkeypatch):
+def test_set_up_cell_goes_from_extras_to_the_root(tmp_path, monkeypatch):
     (tmp_path / "helpers.py").touch()
     (tmp_path / "extras").mkdir()
     monkeypatch.chdir(tmp_path / "extras")
-    exec(set_up_cell(path), {})
+    exec(SET_UP, {})
     assert Path.cwd() == tmp_path
 
 
-@each_notebook
-def test_colab_without_the_modules_gets_told_what_to_do(path, tmp_path, monkeypatch, in_colab):
-    monkeypatch.chdir(tmp_path)
-    setup = re.sub(r'^REPOSITORY = ".*"', 'REPOSITORY = ""', set_up_cell(path), flags=re.M)
-    with pytest.raises(FileNotFoundError, match=r"upload .*helpers\.py, the folder dgm"):
-        exec(setup, {})
+def test_set_up_cell_goes_from_extras_to_the_root_in_colab_too(colab, monkeypatch):
+    for name in ("helpers.py", "requirements.txt"):
+        Path(name).touch()
+    Path("extras").mkdir()
+    monkeypatch.chdir("extras")
+    colab.run_cell()
+    assert (Path.cwd().name, colab.asked) == ("content", 0)
 
 
-@each_notebook
-def test_colab_with_an_address_clones_it(path, tmp_path, monkeypatch, in_colab):
-    monkeypatch.chdir(tmp_path)
-    shell = FakeShell()
-    setup = re.sub(r'^REPOSITORY = ".*"', 'REPOSITORY = "here"', set_up_cell(path), flags=re.M)
-    exec(setup, {"get_ipython": lambda: shell})
-    assert shell.command.startswith("git clone")
-    assert Path.cwd() == tmp_path / "repository"
+@pytest.mark.parametrize("top", ["dgm-mnist-main/", "", "a/b/"], ids=["usual", "none", "two"])
+def test_colab_asks_for_one_zip_and_works_in_what_it_holds(top, colab):
+    colab.uploaded = {"a.zip": zipped(REPOSITORY_FILES, top)}
+    colab.run_cell()
+    assert colab.asked == 1
+    assert {path.name for path in Path().iterdir()} == {"dgm", "helpers.py", "requirements.txt"}
+
+
+def test_colab_asks_only_once(colab, monkeypatch):
+    colab.uploaded = {"a.zip": zipped(REPOSITORY_FILES)}
+    before = Path.cwd()
+    colab.run_cell()
+    colab.run_cell()
+    monkeypatch.chdir(before)  # as after a restart of the runtime
+    colab.run_cell()
+    assert colab.asked == 1
+
+
+@pytest.mark.parametrize("name", WRONG_UPLOADS)
+def test_colab_says_what_is_wrong_with_an_upload(name, colab):
+    colab.uploaded, message = WRONG_UPLOADS[name]
+    with pytest.raises(ValueError, match=f"{message}.*Upload one file: the zip"):
+        colab.run_cell()
+    assert not list(Path().iterdir())
+
+
+def test_colab_takes_the_right_zip_after_a_wrong_one(colab):
+    with pytest.raises(ValueError, match="Got nothing"):
+        colab.run_cell()
+    colab.uploaded = {"a.zip": zipped(REPOSITORY_FILES)}
+    colab.run_cell()
+    assert Path("helpers.py").exists()
+
+
+@pytest.fixture
+def address(tmp_path):
+    """The address of a git repository with a few files."""
+    for name in REPOSITORY_FILES:
+        (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "hub" / name)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init"], ["add", "."], [*author, "commit", "-m", "a"]):
+        subprocess.run(["git", *command], cwd=tmp_path / "hub", check=True, capture_output=True)
+    return (tmp_path / "hub").as_posix()
+
+
+def test_colab_with_an_address_clones_it(colab, address):
+    colab.run_cell(address)
+    assert (Path.cwd().name, colab.asked) == ("repository", 0)
+    assert Path("dgm/checks.py").exists()
+
+
+def test_colab_asks_for_the_zip_where_cloning_fails(colab, tmp_path):
+    colab.uploaded = {"a.zip": zipped(REPOSITORY_FILES)}
+    colab.run_cell(tmp_path / "nothing-here")
+    assert (Path("helpers.py").exists(), colab.asked) == (True, 1)
+
+
+def test_colab_installs_nothing_where_nothing_is_missing(colab):
+    shutil.copy(ROOT / "requirements.txt", ".")
+    Path("helpers.py").touch()
+    colab.run_cell()
+    assert colab.commands == []
+
+
+def test_colab_installs_what_is_missing_and_never_torch(colab, monkeypatch):
+    shutil.copy(ROOT / "requirements.txt", ".")
+    Path("helpers.py").touch()
+    lacking = {"rich", "scikit-image", "torch", "torchvision", "jupyter"}
+    there = importlib.metadata.distributions
+
+    def installed(name):
+        return [] if name in lacking else there(name=name)
+
+    monkeypatch.setattr(importlib.metadata, "distributions", installed)
+    colab.run_cell()
+    assert colab.commands == [f"{sys.executable} -m pip install --quiet rich scikit-image"]
 
 
 @pytest.mark.parametrize("name", MODELS)
