@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import gradio as gr
 import numpy as np
 import torch
+from gradio import tunneling
 from matplotlib.figure import Figure
 
 import helpers
@@ -332,5 +333,7 @@ def main():
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
         main()
+    for tunnel in tunneling.CURRENT_TUNNELS:  # what --share has opened
+        tunnel.kill()
     print("\nThe app has stopped.", flush=True)
     os._exit(0)  # does not wait for a sampler that still runs
