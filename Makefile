@@ -1,7 +1,7 @@
 # make run    train the three notebooks from scratch and look at the digits (about 20 minutes on two cores)
 # make demo   the same with the committed weights, no training (less than two minutes on two idle cores)
 # make app    try the models in a browser (APP="--share", APP="--host 0.0.0.0 --port 8000": see app.py --help)
-# make test   the tests
+# make test   the tests; those of the app's page need Chromium (REQUIRE_BROWSER=1 fails where it is missing)
 # make report the two reports as PDF, from their sources in report/ and the results in assets/
 # Each sets up .venv first. PRESET=smoke|quick|full chooses another size; MNIST_ROOT=folder another place for the data.
 
@@ -18,7 +18,7 @@ RUNNER = $(BIN)/python -m dgm.runner --preset $(PRESET)
 
 setup: .venv/installed
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-app.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
@@ -31,8 +31,7 @@ demo: setup
 
 # Serves the app on this machine only, until Ctrl-C; it needs neither a network nor MNIST.
 app: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-app.txt
-	$(BIN)/python app.py $(APP)
+	@$(BIN)/python app.py $(APP)
 
 # Re-executes the committed notebooks in place with the committed weights and rewrites assets/, all figures too.
 publish: setup

@@ -1,8 +1,11 @@
 """The models in a browser: generation, energies of chains, denoising, completion (`make app`)."""
 
 import argparse
+import contextlib
 import functools
 import itertools
+import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -10,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import gradio as gr
 import numpy as np
 import torch
+from gradio import tunneling
 from matplotlib.figure import Figure
 
 import helpers
@@ -18,9 +22,9 @@ from dgm.device import pick_device
 from dgm.drawings import erased_digit, sketched_digit
 from dgm.inverse import inpaint, posterior_sampling
 from dgm.metrics import psnr
-from dgm.plots import image_grid
+from dgm.plots import image_grid, show_images
 
-SAMPLERS = {  # name: sampler, rule for its noise levels, how many of them
+SAMPLERS = {  # name: (sampler, noise schedule, default number of levels)
     "DPM-Solver++": (samplers.dpm_solver, samplers.karras_sigmas, 12),
     "Heun": (samplers.heun, samplers.karras_sigmas, 12),
     "consistent annealed": (samplers.consistent_annealed, samplers.geometric_sigmas, 20),
@@ -29,12 +33,12 @@ SAMPLERS = {  # name: sampler, rule for its noise levels, how many of them
 }
 ANY, NOISE, SKETCH = "any", "noise", "my sketch"
 NOTHING_DRAWN = "Nothing is drawn yet: select the pen and draw a digit first."
-NOTHING_ERASED = "Nothing is rubbed out yet: select the pen and paint over a part first."
+NOTHING_ERASED = "Nothing is painted over yet: select the pen and paint over a part of the digit."
 
 
 @functools.cache
 def load_models():
-    """Return the committed energy and score network, and chains of the energy to tune on."""
+    """Return the replay-buffer model, the score network, and chains of the former to tune on."""
     energy, record = helpers.load_pretrained("EBM-BestPractice")
     score, _ = helpers.load_pretrained("score-based-model")
     chains = record["chains"][:64].to(pick_device()).float() / 255
@@ -43,7 +47,7 @@ def load_models():
 
 @functools.cache
 def denoising_steps(sigma):
-    """Return the number of noise-free Langevin steps that denoise the energy's chains best."""
+    """Return the number of noise-free Langevin steps that denoises the committed chains best."""
     energy, _, chains = load_models()
     return helpers.choose_denoising_steps(energy, chains, sigma, generator=seeded(0))
 
@@ -73,17 +77,18 @@ def one_chain(frames, columns=12):
 
 
 def stream(sampler, *arguments, n, pause=0.1, **options):
-    """Run a sampler of the score in a thread; yield all frames [n, 1, 28, 28] that there are.
+    """Run a sampler of the score in a thread; yield the list of frames [n, 1, 28, 28] so far.
 
-    The sampler gets a plain function for a score, which keeps each x that it is asked about,
-    stretched to [0, 1], and ends the run when nobody reads on. The last frame is the result.
+    The sampler gets the score as a plain function. It keeps each x that it is called with,
+    stretched to [0, 1], and ends the run when the caller stops reading. The last frame is the
+    result.
     """
     score, frames, unread = load_models()[1], [], threading.Event()
 
     def watched(x, sigma, labels=None):
         if unread.is_set():
             raise InterruptedError
-        seen = x.detach()[:n]  # with guidance, x is there twice
+        seen = x.detach()[:n]  # guidance passes x twice in one batch
         low, high = seen.amin((1, 2, 3), keepdim=True), seen.amax((1, 2, 3), keepdim=True)
         frames.append((seen - low) / (high - low))
         return score(x, sigma, labels)
@@ -109,13 +114,13 @@ def generated(digit, count, sampler, levels, guidance, seed):
     options = {"start": start, "guidance": guidance, "generator": generator, "n": n}
     began = time.perf_counter()
     for frames in stream(run, labels_of(digit, n), sigmas, **options):
-        text = f"{len(frames) - 1} calls of the network, {time.perf_counter() - began:.1f} s"
+        text = f"{len(frames) - 1} network evaluations, {time.perf_counter() - began:.1f} s"
         yield picture(frames[-1], min(n, 8)), one_chain(frames), text
 
 
 def energy_curve(curve):
     """Return a figure of (step, energy) pairs, both axes logarithmic beyond their first part."""
-    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    figure = Figure(figsize=(6, 2.2), dpi=150, layout="constrained")
     ax = figure.add_subplot(xlabel="Langevin step", ylabel="mean energy")
     ax.set_xscale("symlog", linthresh=10)
     ax.set_yscale("symlog", linthresh=0.1)
@@ -141,43 +146,55 @@ def descended(origin, drawing, steps, seed):
         yield picture(shown, 8), energy_curve(curve), text
 
 
+def comparison(images):
+    """Return a figure of named images side by side, with their PSNR against the first one."""
+    figure, clean = (
+        Figure(figsize=(6, 2.1), dpi=150, layout="constrained"),
+        next(iter(images.values())),
+    )
+    axes = figure.subplots(1, 4)
+    for ax, (name, x) in zip(axes, images.items(), strict=False):
+        show_images(ax, x, 1, name if x is clean else f"{name}\n{psnr(x, clean):.1f} dB")
+    for ax in axes[len(images) :]:
+        ax.axis("off")
+    return figure
+
+
 def denoised(drawing, sigma, seed):
-    """Yield (captioned images, posterior samples, a line of text) of a sketch with noise."""
+    """Yield (figure of the answers, posterior samples, a line of text) of a sketch with noise."""
     if (clean := sketched_digit(drawing)) is None:
-        yield [], None, NOTHING_DRAWN
+        yield None, None, NOTHING_DRAWN
         return
-    (energy, score, _), clean = load_models(), clean.to(pick_device())
-    generator, steps = seeded(seed), denoising_steps(sigma)
+    (energy, score, _), clean, generator = load_models(), clean.to(pick_device()), seeded(seed)
     noisy = clean + sigma * samplers.noise_like(clean, generator)
-    by_energy = helpers.langevin_dynamics(energy, noisy, steps, noise=0.0)
-    answers = {"noisy": noisy, "energy": by_energy, "score": score.denoise(noisy, sigma)}
-    shown = [(picture(x, 1), f"{name}: {psnr(x, clean):.1f} dB") for name, x in answers.items()]
-    text = f"PSNR against the sketch; {steps} Langevin steps on the energy. Posterior samples:"
-    yield [(picture(clean, 1), "sketch"), *shown], None, f"{text} ..."
+    shown = {"sketch": clean, "noisy": noisy}
+    yield comparison(shown), None, "Denoising ..."
+    steps = denoising_steps(sigma)
+    shown["replay buffer"] = helpers.langevin_dynamics(energy, noisy, steps, noise=0.0)
+    shown["score network"] = score.denoise(noisy, sigma)
+    text = f"Replay buffer: {steps} Langevin steps. Posterior samples:"
+    yield comparison(shown), None, f"{text} ..."
     options = {"generator": generator, "n": 8}
     for frames in stream(posterior_sampling, noisy.repeat(8, 1, 1, 1), sigma, **options):
         yield gr.skip(), picture(frames[-1], 8), f"{text} step {len(frames) - 1} of 100"
 
 
 def completed(drawing, digit, seed):
-    """Yield (completions, a line of text) of a digit that is partly painted over."""
+    """Yield (completions, a line of text) of a partly painted-over digit."""
     image, known = erased_digit(drawing)
     if known is None or known.all():
         yield None, NOTHING_ERASED
         return
     n, sigmas = 8, samplers.karras_sigmas(levels=50)
-    images, labels, generator = (
-        image.repeat(n, 1, 1, 1).to(pick_device()),
-        labels_of(digit, n),
-        seeded(seed),
-    )
+    images, labels = image.repeat(n, 1, 1, 1).to(pick_device()), labels_of(digit, n)
+    generator = seeded(seed)
     for frames in stream(inpaint, labels, sigmas, images, known, generator=generator, n=n):
         text = f"{(~known).sum()} pixels missing; step {len(frames) - 1} of 50"
         yield picture(frames[-1], 4), text
 
 
 def fresh_digit(digit, seed=None):
-    """Return a generated digit as the background of a drawing, ten pixels wide for one."""
+    """Return a generated digit as the background of a drawing, ten times as wide."""
     generator = seeded(torch.Generator().seed() if seed is None else seed)
     labels, sigmas = labels_of(digit, 1), samplers.karras_sigmas(levels=12)
     x = samplers.dpm_solver(load_models()[1], labels, sigmas, n=1, generator=generator)
@@ -239,8 +256,10 @@ def energy_tab():
         steps = gr.Slider(20, 1000, 500, step=20, label="Langevin steps")
         inputs = [origin, drawing, steps, seed_field()]
     with gr.Column(scale=2):
-        text = gr.Markdown("Chains of the energy, from noise or from a sketch (select the pen).")
-        outputs = [picture_field("Chains (a sketch is shown first)"), gr.Plot(show_label=False)]
+        text = gr.Markdown(
+            "Langevin chains of the replay-buffer model. To start from a sketch, select the pen."
+        )
+        outputs = [picture_field("Chains (a sketch stands first)"), gr.Plot(show_label=False)]
     add_buttons(left, "Run chains", descended, inputs, [*outputs, text])
 
 
@@ -251,9 +270,11 @@ def denoise_tab():
         inputs = [drawing, sigma, seed_field()]
     with gr.Column(scale=2):
         text = gr.Markdown("Select the pen, draw a digit, press *Denoise*.")
-        options = {"columns": 4, "height": 220, "object_fit": "contain", "format": "png"}
-        answers = gr.Gallery(show_label=False, buttons=[], **options)
-        samples = picture_field("Posterior samples: digits that the noisy image could be")
+        gr.Markdown("**Answers of both models, with PSNR against the sketch**")
+        answers = gr.Plot(show_label=False)
+        samples = picture_field(
+            "Posterior samples of the score network: what the noisy image could show"
+        )
     add_buttons(left, "Denoise", denoised, inputs, [answers, samples, text])
 
 
@@ -272,8 +293,9 @@ def complete_tab():
 def build_page():
     names = ("Generate", "Energy", "Draw and denoise", "Complete")
     tabs = (generate_tab, energy_tab, denoise_tab, complete_tab)
-    with gr.Blocks(title="Energies and scores on MNIST", analytics_enabled=False) as page:
-        gr.Markdown("# Energies and scores on MNIST")
+    title = "Energy-based and score-based models on MNIST"
+    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
+        gr.Markdown(f"# {title}")
         for name, fill in zip(names, tabs, strict=True):
             with gr.Tab(name), gr.Row():
                 fill()
@@ -281,19 +303,37 @@ def build_page():
 
 
 def start(page, **options):
-    """Serve the page: system fonts, no links elsewhere, one process."""
+    """Serve the page in the background; return (local address, public address or None)."""
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace",))
-    return page.launch(theme=theme, footer_links=[], ssr_mode=False, **options)
+    look = {"theme": theme, "footer_links": [], "ssr_mode": False}  # nothing from elsewhere
+    return page.launch(**look, prevent_thread_lock=True, quiet=True, **options)[1:]
+
+
+def read_arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--share", action="store_true", help="serve at a public address too")
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    return parser.parse_args()
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--share", action="store_true", help="a public address, as in Colab")
-    parser.add_argument("--host", help="listen elsewhere than on 127.0.0.1, such as 0.0.0.0")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
-    args = parser.parse_args()
-    start(build_page(), share=args.share, server_name=args.host, server_port=args.port)
+    asked = read_arguments()
+    options = {"share": asked.share, "server_name": asked.host, "server_port": asked.port}
+    page = build_page()
+    try:
+        local, public = start(page, **options)
+    except OSError:
+        sys.exit("The app cannot listen at this address: choose another --port or --host.")
+    print(f"The app is at {public or local} until Ctrl-C.", flush=True)
+    while True:
+        time.sleep(1)
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
+    for tunnel in tunneling.CURRENT_TUNNELS:  # what --share has opened
+        tunnel.kill()
+    print("\nThe app has stopped.", flush=True)
+    os._exit(0)  # does not wait for a sampler that still runs
