@@ -1,17 +1,34 @@
-"""Image data: MNIST files (search, download, verification), fallback digits, minibatches."""
+"""Image data: MNIST, its fallback and relatives, your own images; minibatches."""
 
 import gzip
 import hashlib
 import os
 import socket
+import zipfile
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dgm.checks import IMAGE_SHAPE, check_clean_images, check_count, check_generator, check_labels
+from dgm.checks import (
+    IMAGE_SHAPE,
+    NO_LABEL,
+    check_clean_images,
+    check_count,
+    check_generator,
+    check_labels,
+)
+
+DIGITS = ("MNIST", "UCI digits")  # the data that committed weights and classifier are used on
+RELATIVES = ("FashionMNIST", "KMNIST")  # sets of torchvision with MNIST's shape
+CHOICES = f"choose MNIST, {', '.join(RELATIVES)} or the path of an .npz file"
+SAVE_IT = "write it with numpy.savez(path, x=images) or numpy.savez(path, x=images, y=labels)"
+NO_LABELS = "Without labels there are no class-conditional samples."
+MIN_IMAGES = 100  # of your own: a seventh of them are test images, and figures show up to 12
 
 IMAGES, LABELS = 2051, 2049  # magic numbers: first four bytes of image and label files
 MNIST_FILES = {  # name: (bytes, first four bytes as a number, SHA-256)
@@ -39,13 +56,66 @@ MNIST_FILES = {  # name: (bytes, first four bytes as a number, SHA-256)
 
 
 class Digits(NamedTuple):
-    """A data set on one device: images [N, 1, 28, 28] in [0, 1] and labels [N] in 0..9."""
+    """A data set on one device: images [N, 1, 28, 28] in [0, 1], labels [N] in 0..9 or None."""
 
     train_images: torch.Tensor
-    train_labels: torch.Tensor
+    train_labels: torch.Tensor | None
     test_images: torch.Tensor
-    test_labels: torch.Tensor
+    test_labels: torch.Tensor | None
     name: str
+
+    @property
+    def labelled(self):
+        return self.train_labels is not None
+
+    @property
+    def classes(self):
+        """The labels that occur in training, ascending; NO_LABEL alone where there are none."""
+        if not self.labelled:
+            return torch.tensor([NO_LABEL], device=self.train_images.device)
+        return self.train_labels.unique()
+
+    def examples(self, label, count):
+        """Return `count` test images: the first with this label, then others from there on."""
+        index = torch.arange(len(self.test_images), device=self.test_images.device)
+        order = len(index) + (index - label) % len(index)
+        if self.labelled:
+            order = torch.where(self.test_labels == label, index, order)
+        return self.test_images[order.argsort()[:count]]
+
+
+def load_images(data="MNIST", device="cpu", download=True):
+    """Return a data set: MNIST, FashionMNIST, KMNIST, or your own images from an .npz file.
+
+    The file holds `x` [N, 28, 28], uint8 or float in [0, 1], and with labels also `y` [N] in 0..9.
+    Raises FileNotFoundError or ValueError, with what to do, for a set that cannot be had and for
+    a file that does not fit.
+    """
+    if not isinstance(data, (str, Path)) or not str(data):
+        found = "empty" if isinstance(data, str) else type(data).__name__
+        raise ValueError(f"data must be a name or a path, not {found}: {CHOICES}")
+    if data == "MNIST":
+        return read_mnist(device=device, download=download)
+    if data in RELATIVES:
+        return read_relative(data, device, download)
+    return read_npz(data, device)
+
+
+def check_pretrained(pretrained, data):
+    """Raise ValueError if committed weights are to be used on data that they do not know."""
+    if pretrained and data not in DIGITS:
+        raise ValueError(
+            f"the committed weights were trained on MNIST, not on {data}: "
+            'set pretrained = False, or data = "MNIST"'
+        )
+
+
+# -------------------------------------------------------------------------- MNIST, UCI digits
+
+
+def data_folder(root=None):
+    """Return the folder of the data sets: `root`, else $MNIST_ROOT, else data/."""
+    return Path(os.path.expandvars(root or os.environ.get("MNIST_ROOT") or "data")).expanduser()
 
 
 def read_mnist(root=None, device="cpu", download=True):
@@ -56,7 +126,7 @@ def read_mnist(root=None, device="cpu", download=True):
     damaged file, FileNotFoundError for an incomplete set or for a given folder without MNIST.
     """
     named = root or os.environ.get("MNIST_ROOT")
-    root = Path(os.path.expandvars(named or "data")).expanduser()
+    root = data_folder(root)
     found, there = find_files(root), contents(root)
     reason = "no files were found, and downloading is switched off"
     if not found and download:
@@ -117,16 +187,28 @@ def download_mnist(root):
     from torchvision.datasets import MNIST
 
     MNIST.mirrors = sorted(MNIST.mirrors, key=lambda mirror: "s3" not in mirror)
+    try:
+        with short_timeout():
+            MNIST(root, download=True)
+        return ""
+    except Exception as error:  # offline, refused, read-only: all end in the same fallback
+        return f"download failed: {last_line(error)}"
+
+
+@contextmanager
+def short_timeout():
+    """Let connections give up after 20 seconds."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)
     try:
-        MNIST(root, download=True)
-        return ""
-    except Exception as error:  # offline, refused or read-only: the fallback is the same
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        return "download failed: " + reason.rstrip(".")
+        yield
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+def last_line(error):
+    """Return the last line that an exception says, without its full stop."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
 
 
 def read_idx(path, name):
@@ -173,13 +255,121 @@ def uci_digits(device="cpu"):
     return Digits(images[:1500], labels[:1500], images[1500:], labels[1500:], "UCI digits")
 
 
+# --------------------------------------------------------------------------- other data sets
+
+
+def read_relative(name, device="cpu", download=True):
+    """Return FashionMNIST or KMNIST through torchvision, which downloads it where it is absent.
+
+    Raises FileNotFoundError where it cannot be had.
+    """
+    from torchvision import datasets
+
+    root = data_folder()
+    try:
+        with short_timeout():
+            kind = getattr(datasets, name)
+            train, test = (kind(root, train=first, download=download) for first in (True, False))
+    except Exception as error:  # offline, refused, damaged: all end in the same message
+        reason = last_line(error) if download else "nothing is downloaded in preset smoke"
+        raise FileNotFoundError(
+            f"no {name} in {root / name / 'raw'} ({reason}): put its four files there, "
+            "for example train-images-idx3-ubyte"
+        ) from error
+    parts = (images_from(train.data), train.targets, images_from(test.data), test.targets)
+    return Digits(*(part.to(device) for part in parts), name)
+
+
+def images_from(pixels):
+    """Return bytes [N, 28, 28], or floats in [0, 1], as images [N, 1, 28, 28]."""
+    scale = 255 if pixels.dtype == torch.uint8 else 1
+    return pixels[:, None].float() / scale
+
+
+def read_npz(path, device="cpu"):
+    """Return your own images; a seventh of them, drawn with a fixed seed, are the test images.
+
+    The data's name is the file's with six letters that change with what the file holds.
+    """
+    path = Path(os.path.expandvars(path)).expanduser()
+    arrays = read_arrays(path)
+    images = images_from(torch.from_numpy(checked_pixels(arrays, path)))
+    check_clean_images(images, f"x of {path}")
+    labels = None if "y" not in arrays else torch.from_numpy(checked_labels(arrays, path))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    train, test = order[len(order) // 7 :], order[: len(order) // 7]
+    split = (x[part] if x is not None else None for part in (train, test) for x in (images, labels))
+    parts = (x.to(device) if x is not None else None for x in split)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:6]
+    return Digits(*parts, f"{path.stem}-{digest}")
+
+
+def read_arrays(path):
+    """Return the arrays x and, if it is there, y of an .npz file; nothing in it is unpickled."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} (seen from {Path.cwd()}): {CHOICES}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not an .npz file: {SAVE_IT}")
+    try:
+        with np.load(path, allow_pickle=False) as contents:
+            names = contents.files
+            arrays = {name: np.asarray(contents[name]) for name in names if name in ("x", "y")}
+    except Exception as error:  # damaged, or Python objects
+        problem = f"{path} cannot be read as arrays of numbers ({last_line(error)})"
+        raise ValueError(f"{problem}: {SAVE_IT}") from error
+    if "x" not in arrays:
+        raise ValueError(f"{path} has no array x, but {', '.join(names) or 'nothing'}: {SAVE_IT}")
+    return arrays
+
+
+def checked_pixels(arrays, path):
+    """Return x as uint8 or float32; raise ValueError for another type, shape or number."""
+    x = arrays["x"]
+    problem = None
+    if x.ndim != 3 or x.shape[1:] != IMAGE_SHAPE[1:]:
+        shape = list(x.shape)
+        problem = f"must have shape [N, 28, 28], not {shape}: resize the images, or reshape x"
+    elif x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        problem = f"must be uint8 or floating point, not {x.dtype}: call .astype(numpy.uint8)"
+    elif len(x) < MIN_IMAGES:
+        problem = f"must hold {MIN_IMAGES} images or more, not {len(x)}: add some"
+    elif x.dtype == np.uint8 and x.max() <= 1:
+        problem = "must lie in 0..255 as uint8, but has no value above 1: call .astype(float)"
+    if problem:
+        raise ValueError(f"x of {path} {problem}")
+    with np.errstate(over="ignore"):  # infinity is told where values are checked
+        return x if x.dtype == np.uint8 else x.astype(np.float32)
+
+
+def checked_labels(arrays, path):
+    """Return y as int64; raise ValueError unless it has a whole number in 0..9 per image."""
+    y, n = arrays["y"], len(arrays["x"])
+    problem = None
+    if y.shape != (n,):
+        problem = f"must have shape [{n}], one label per image, not {list(y.shape)}: pass as many"
+    elif not np.issubdtype(y.dtype, np.integer):
+        problem = f"must be whole numbers, not {y.dtype}: call .astype(int)"
+    elif y.min() < 0 or y.max() > 9:
+        problem = f"must lie in 0..9, but spans {y.min()}..{y.max()}: renumber or leave out y"
+    if problem:
+        raise ValueError(f"y of {path} {problem}")
+    return y.astype(np.int64)
+
+
+# ----------------------------------------------------------------------------- random batches
+
+
 def minibatches(images, labels, batch_size, generator=None):
     """Yield random (images, labels) forever, drawn with replacement.
 
-    Raises ValueError before the first batch unless images are in [0, 1] and labels in 0..9.
+    Without labels, all are NO_LABEL. Raises ValueError before the first batch unless images are
+    in [0, 1] and labels in 0..9.
     """
     check_clean_images(images)
-    check_labels(labels, len(images), hidden=False)
+    if labels is None:
+        labels = torch.full((len(images),), NO_LABEL, device=images.device)
+    else:
+        check_labels(labels, len(images), hidden=False)
     check_count(batch_size, "batch_size")
     check_generator(generator)
     while True:

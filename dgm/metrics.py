@@ -20,8 +20,10 @@ from dgm.checks import (
     check_tensor,
     check_values,
 )
+from dgm.data import DIGITS
 from dgm.device import pick_device
 
+NO_CLASSIFIER = "No Fréchet distance and label accuracy: the classifier knows MNIST only."
 MIN_SAMPLES = 500  # with fewer, a Fréchet distance is mostly estimation error
 
 # -------------------------------------------------------------------------------- classifier
@@ -63,12 +65,14 @@ class DigitClassifier(nn.Module):
         return self.head(F.dropout(self.features(images), 0.3, self.training))
 
 
-def load_classifier(device=None, folder=None):
-    """Return the committed classifier in evaluation mode.
+def load_classifier(device=None, folder=None, data="MNIST"):
+    """Return the committed classifier in evaluation mode; None for data that are no digits.
 
     Raises FileNotFoundError if its file is missing, and ValueError if the file is damaged or does
     not fit.
     """
+    if data not in DIGITS:
+        return None
     device = pick_device(device)
     path = Path(folder or runs.CHECKPOINTS) / "classifier.pt"
     if not path.exists():

@@ -238,7 +238,10 @@ def main(arguments=None):
         except Failure as error:
             failure = error
             break
-        output = asked.output / f"{path.stem}{'-demo' if asked.pretrained else ''}.ipynb"
+        suffix = "-demo" if asked.pretrained else ""
+        if not run.get("digits", True):
+            suffix = f"-{run['data']}"
+        output = asked.output / f"{path.stem}{suffix}.ipynb"
         os.replace(unfinished, output)
         results = results_of(path.stem, run, started)
         finished.append(Finished(path.stem, (time.time() - started) / 60, output, run, results))

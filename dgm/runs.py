@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from dgm.checks import check_chains, check_flag
+from dgm.data import DIGITS, check_pretrained
 from dgm.device import hardware_name, peak_memory
 from dgm.progress import open_bar, report
 
@@ -49,6 +50,7 @@ class Run(NamedTuple):
     pretrained: bool
     publish: bool
     folder: Path
+    data: str = "MNIST"
 
     @property
     def checkpoint(self):
@@ -64,12 +66,14 @@ def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu", 
 
     `publish` (default: PUBLISH=1 in the environment) makes a full run with the committed weights
     write to assets/, like a `full` training on MNIST. Every other run writes below runs/. Raises
-    ValueError for an unknown preset, OSError for a folder that is not writable.
+    ValueError for an unknown preset or for committed weights on data other than digits, OSError
+    for a folder that is not writable.
     """
     check_flag(pretrained, "pretrained")
     republish = os.environ.get("PUBLISH") == "1" if publish is None else publish
     check_flag(republish, "publish")
     pretrained = pretrained or republish
+    check_pretrained(pretrained, data)
     if preset not in ("auto", *PRESETS):
         raise ValueError(
             f"preset must be auto, smoke, quick or full, not {preset!r}: choose one of these"
@@ -80,13 +84,13 @@ def open_run(name, preset="auto", pretrained=False, data="MNIST", device="cpu", 
     if data != "MNIST":
         folder = f"{folder}-{data.replace(' ', '-').lower()}"
     publish = preset == "full" and data == "MNIST" and (republish or not pretrained)
-    run = Run(name, preset, pretrained, publish, Path("runs") / folder)
+    run = Run(name, preset, pretrained, publish, Path("runs") / folder, data)
     check_writable(run.folder, run.figures, *([CHECKPOINTS] if publish and not pretrained else []))
     training = f"training from scratch, or resuming from {run.folder}/"
     weights = "weights from checkpoints/" if pretrained else training
     places = f"{weights}; figures go to {run.figures}/. {hardware_name()}."
     print(f"{name}: preset {preset}, {data}, {places}")
-    what = {"preset": preset, "data": data, "weights": weights}
+    what = {"preset": preset, "data": data, "weights": weights, "digits": data in DIGITS}
     report(run={**what, "figures": str(run.figures.absolute())})
     return run
 
@@ -107,9 +111,9 @@ def check_writable(*folders):
 def partner_folder(name, run):
     """Return the folder of another notebook's weights: this run's, else the committed weights'.
 
-    Returns None if neither has them.
+    Returns None if neither has them. Committed weights are only for digits.
     """
-    folders = (run.folder, CHECKPOINTS)
+    folders = (run.folder, CHECKPOINTS) if run.data in DIGITS else (run.folder,)
     return next((folder for folder in folders if (folder / f"{name}.pt").exists()), None)
 
 

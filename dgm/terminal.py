@@ -119,7 +119,7 @@ def main_metrics(results):
     precision and recall. Ties go to the longest chain.
     """
     if "conditional" in results:
-        return results["conditional"]["guidance"]
+        return results["conditional"].get("guidance", {})
     chains = list(reversed(results.get("chains", {}).values()))
     if results.get("n", 0) >= MIN_SAMPLES:
         return min(chains, key=lambda found: found["frechet_distance"], default={})
@@ -158,12 +158,15 @@ def print_table(finished, story):
     story.say("")
     story.console.print(table)
     story.say("")
-    if any(done.results.get("n", MIN_SAMPLES) < MIN_SAMPLES for done in finished):
+    measured = [done for done in finished if main_metrics(done.results)]
+    if any(done.results["n"] < MIN_SAMPLES for done in measured):
         story.say(f"Too few samples for a Fréchet distance, which needs at least {MIN_SAMPLES}.")
     for done in finished:
         story.say(f"executed notebook  {relative(done.output)}")
     for folder in sorted({done.run["figures"] for done in finished if done.run}):
         story.say(f"figures            {relative(folder)}/")
+    for data in sorted({d.run["data"] for d in finished if not d.run.get("digits", True)}):
+        story.say(f"No metrics for {data}: the digit classifier knows MNIST only.")
     replaced = [done.name for done in finished if done.run.get("data") == "UCI digits"]
     if replaced:
         story.say(f"NOT MNIST but the UCI digits: {', '.join(replaced)}.", style="bold red")

@@ -223,6 +223,25 @@ def test_runs_on_mnist_get_no_warning(plain):
     assert "UCI" not in table_of(plain, finished())
 
 
+@pytest.fixture
+def unmeasured():
+    """A notebook that ran on data which the classifier does not know."""
+    done = finished(conditional={}, chains={}, n=60)
+    done.run.update(data="own-3f2a91", digits=False)
+    return done
+
+
+def test_without_metrics_the_table_has_dashes(plain, unmeasured):
+    (row,) = (line for line in table_of(plain, unmeasured).splitlines() if line.startswith("EBM"))
+    assert row.split() == ["EBM", "1.5", "–", "–", "–"]
+
+
+def test_without_metrics_the_table_says_why(plain, unmeasured):
+    text = table_of(plain, unmeasured)
+    assert "No metrics for own-3f2a91: the digit classifier knows MNIST only." in text
+    assert "Too few samples" not in text
+
+
 # -------------------------------------------------------------------------------------- an error
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dgm import data, runner, runs
+from dgm import data, metrics, runner, runs
 from experiments import tables, training
 from tools import shrink_notebooks
 
@@ -122,17 +122,17 @@ def executed(workshop):
     paths = {path.stem: workshop / path.relative_to(ROOT) for path in NOTEBOOKS}
     done = {}
 
-    def execute(name, pretrained=False):
-        if (name, pretrained) not in done:
-            output = workshop / f"executed-{pretrained}-{name}.ipynb"
-            parameters = {"preset": "smoke", "pretrained": pretrained}
+    def execute(name, pretrained=False, data="MNIST"):
+        if (name, pretrained, data) not in done:
+            output = workshop / f"executed-{pretrained}-{Path(data).stem}-{name}.ipynb"
+            parameters = {"preset": "smoke", "pretrained": pretrained, "data": data}
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("MNIST_ROOT", str(workshop / "no-mnist-here"))
                 patch.delenv("PUBLISH", raising=False)
                 patch.delenv("PYTHONPATH", raising=False)
                 runner.execute(paths[name], output, parameters)
-            done[name, pretrained] = output
-        return done[name, pretrained]
+            done[name, pretrained, data] = output
+        return done[name, pretrained, data]
 
     return execute
 
@@ -210,6 +210,76 @@ def test_experiments_train_as_the_notebooks_do(name, executed, workshop, tmp_pat
         assert torch.equal(value, weights["theirs"][key])
 
 
+# ----------------------------------------------------------------------------- your own images
+
+OWN = [  # each notebook and the file of images it is run on, a partner's weights first
+    ("EBM", "labelled"),
+    ("EBM-BestPractice", "unlabelled"),
+    ("score-based-model", "labelled"),
+    ("score-based-model", "unlabelled"),
+    ("what-else-a-score-can-do", "unlabelled"),
+]
+LABELS_ONLY = "sbm_conditional_grid.png"
+on_own_images = pytest.mark.parametrize("name, file", OWN, ids=lambda value: value)
+
+
+@pytest.fixture(scope="module")
+def on_own(executed, workshop):
+    """A function that executes a notebook on a file and returns what it printed and its figures."""
+    digits = data.uci_digits()
+    pixels = (255 * digits.train_images[:, 0]).byte().numpy()
+    np.savez(workshop / "unlabelled.npz", x=pixels)
+    np.savez(workshop / "labelled.npz", x=pixels, y=digits.train_labels.numpy())
+
+    def execute(name, file):
+        if name == "what-else-a-score-can-do":
+            executed("score-based-model", data=f"{file}.npz")
+        output = executed(name, data=f"{file}.npz")
+        (folder,) = (workshop / "runs").glob(f"smoke-{file}-*")
+        return output, folder / "assets"
+
+    return execute
+
+
+@on_own_images
+def test_notebook_runs_on_own_images(name, file, on_own):
+    output, _ = on_own(name, file)
+    assert not any(output["output_type"] == "error" for output in outputs_of(output))
+    assert "warning" not in text_of(output, "stderr").lower()
+
+
+@on_own_images
+def test_own_images_get_all_figures_but_those_of_labels(name, file, on_own):
+    _, figures = on_own(name, file)
+    missing = {filename for filename in EXPORTS[name] if not (figures / filename).exists()}
+    assert missing == ({LABELS_ONLY} & set(EXPORTS[name]) if file == "unlabelled" else set())
+
+
+@pytest.mark.parametrize("name, file", OWN[:4], ids=lambda value: value)
+def test_notebook_on_own_images_says_that_metrics_are_left_out(name, file, on_own):
+    text = text_of(on_own(name, file)[0], "stdout")
+    assert text.count(metrics.NO_CLASSIFIER) == 1
+    assert "Fréchet distance " not in text.replace(metrics.NO_CLASSIFIER, "")
+
+
+def test_without_labels_the_score_notebook_says_what_is_left_out(on_own):
+    output, _ = on_own("score-based-model", "unlabelled")
+    assert text_of(output, "stdout").count(data.NO_LABELS) == 3
+
+
+def test_with_labels_nothing_of_them_is_left_out(on_own):
+    output, _ = on_own("score-based-model", "labelled")
+    assert data.NO_LABELS not in text_of(output, "stdout")
+
+
+def test_own_images_need_a_score_network_of_their_own(on_own, executed, workshop):
+    pixels = np.load(workshop / "unlabelled.npz")["x"]
+    np.savez(workshop / "others.npz", x=pixels[:200])
+    with pytest.raises(runner.Failure) as failure:
+        executed("what-else-a-score-can-do", data="others.npz")
+    assert "no score network of others-" in failure.value.said
+
+
 # ---------------------------------------------------------------------------------- as committed
 
 
@@ -276,7 +346,7 @@ def test_one_cell_has_the_parameters(path):
     assert len(tagged_parameters(path)) == 1
 
 
-@pytest.mark.parametrize("default", ['preset = "auto"', "pretrained = False"])
+@pytest.mark.parametrize("default", ['preset = "auto"', "pretrained = False", 'data = "MNIST"'])
 @each_notebook
 def test_parameters_have_the_defaults_of_a_newcomer(path, default):
     assert re.search(f"^{default}", source(tagged_parameters(path)[0]), re.M)
@@ -486,7 +556,7 @@ def test_without_its_classifier_a_notebook_says_so_before_it_trains(name, tmp_pa
     monkeypatch.setenv("MNIST_ROOT", str(tmp_path))
     monkeypatch.setattr(runs, "CHECKPOINTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="the classifier that evaluates samples"):
-        exec(after_parameters, {"preset": "smoke", "pretrained": False})
+        exec(after_parameters, {"preset": "smoke", "pretrained": False, "data": "MNIST"})
 
 
 # ------------------------------------------------------------------------- tools/shrink_notebooks
