@@ -212,8 +212,7 @@ def test_experiments_train_as_the_notebooks_do(name, executed, workshop, tmp_pat
 
 # ----------------------------------------------------------------------------- your own images
 
-OWN = [  # each notebook and the file of images it is run on, a partner's weights first
-    ("EBM", "labelled"),
+OWN = [  # notebooks and the file of images that each is run on
     ("EBM-BestPractice", "unlabelled"),
     ("score-based-model", "labelled"),
     ("score-based-model", "unlabelled"),
@@ -255,7 +254,7 @@ def test_own_images_get_all_figures_but_those_of_labels(name, file, on_own):
     assert missing == ({LABELS_ONLY} & set(EXPORTS[name]) if file == "unlabelled" else set())
 
 
-@pytest.mark.parametrize("name, file", OWN[:4], ids=lambda value: value)
+@pytest.mark.parametrize("name, file", OWN[:3], ids=lambda value: value)
 def test_notebook_on_own_images_says_that_metrics_are_left_out(name, file, on_own):
     text = text_of(on_own(name, file)[0], "stdout")
     assert text.count(metrics.NO_CLASSIFIER) == 1
