@@ -15,6 +15,8 @@ if not REQUIRED:
 
 import app  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
+
 
 def last(answer):
     """Return an answer's last frame."""
