@@ -8,29 +8,40 @@
 PYTHON ?= python3
 PRESET ?= auto
 BIN = .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -r
 NOTEBOOKS = EBM EBM-BestPractice score-based-model
 EXTRAS = extras/what-else-a-score-can-do
 ALL = $(NOTEBOOKS:%=%.ipynb) $(EXTRAS:%=%.ipynb)
 EXPERIMENTS = $(BIN)/python -m experiments
 RUNNER = $(BIN)/python -m dgm.runner --preset $(PRESET)
 
-.PHONY: setup run demo app publish evaluate stability ablation break-away tutorial bench bench-quality tables report test clean
+.PHONY: basics setup run demo app publish evaluate stability ablation break-away tutorial bench bench-quality tables report test clean
 
+# What run and demo need; the app adds gradio, everything else the packages of requirements-dev.txt.
+basics: .venv/basics
 setup: .venv/installed
 
-.venv/installed: requirements.txt requirements-app.txt requirements-dev.txt
+.venv/basics: requirements.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(INSTALL) $<
 	touch $@
 
-run: setup
+.venv/app: requirements-app.txt .venv/basics
+	$(INSTALL) $<
+	touch $@
+
+.venv/installed: requirements-dev.txt .venv/app
+	$(INSTALL) $<
+	touch $@
+
+run: basics
 	@$(RUNNER) $(NOTEBOOKS:%=%.ipynb)
 
-demo: setup
+demo: basics
 	@$(RUNNER) --pretrained $(NOTEBOOKS:%=%.ipynb)
 
 # Serves the app on this machine only, until Ctrl-C; it needs neither a network nor MNIST.
-app: setup
+app: .venv/app
 	@$(BIN)/python app.py $(APP)
 
 # Re-executes the committed notebooks in place with the committed weights and rewrites assets/, all figures too.
