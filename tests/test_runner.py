@@ -127,7 +127,16 @@ def test_cells_below_the_title_set_up():
     assert runner.sections_of(notebook())[-1] == "Set-up"
 
 
-@pytest.mark.parametrize("text, value", [("smoke", "smoke"), ("3", 3), ("True", True)])
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("smoke", "smoke"),
+        ("3", 3),
+        ("True", True),
+        ("a/b c.npz", "a/b c.npz"),
+        ("~/1.npz", "~/1.npz"),
+    ],
+)
 def test_a_parameter_is_a_literal_or_a_string(text, value):
     assert runner.parameter(f"name={text}") == ("name", value)
 
@@ -223,6 +232,21 @@ def test_reports_leave_no_output_in_the_notebook(good, folder):
 def test_results_of_an_earlier_run_are_not_shown(folder, good):
     run = {"figures": str(folder / "figures")}
     assert runner.results_of("good", run, since=time.time() + 60) == {}
+
+
+def test_a_notebook_on_other_data_is_kept_apart(tmp_cwd, monkeypatch):
+    run = {"data": "own-3f2a91", "digits": False, "figures": str(tmp_cwd)}
+
+    def execute(path, output, parameters, story):
+        assert parameters == {"data": "own.npz"}
+        output.parent.mkdir(parents=True)
+        output.touch()
+        return run
+
+    monkeypatch.setattr(runner, "execute", execute)
+    (tmp_cwd / "EBM.ipynb").touch()
+    assert runner.main(["EBM.ipynb", "--set", "data=own.npz"]) == 0
+    assert Path("runs/notebooks/EBM-own-3f2a91.ipynb").exists()
 
 
 # --------------------------------------------------------------------------- a notebook that fails
