@@ -109,10 +109,7 @@ def check_writable(*folders):
 
 
 def partner_folder(name, run):
-    """Return the folder of another notebook's weights: this run's, else the committed weights'.
-
-    Returns None if neither has them. Committed weights are only for digits.
-    """
+    """Return this run's folder or, for digits, checkpoints/, if a notebook's weights are there."""
     folders = (run.folder, CHECKPOINTS) if run.data in DIGITS else (run.folder,)
     return next((folder for folder in folders if (folder / f"{name}.pt").exists()), None)
 
