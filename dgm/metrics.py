@@ -227,8 +227,8 @@ def summary_line(metrics):
     return (
         f"{distance if metrics['n'] >= MIN_SAMPLES else ''}"
         f"precision {metrics['precision']:.2f}, recall {metrics['recall']:.2f}, "
-        f"{metrics['share_confident']:4.0%} confident samples, "
-        f"digits from {metrics['rarest_digit']:.1%} to {metrics['commonest_digit']:.1%} each"
+        f"{metrics['share_confident']:4.0%} confident, "
+        f"rarest digit {metrics['rarest_digit']:.1%}, most frequent {metrics['commonest_digit']:.1%}"
     )
 
 

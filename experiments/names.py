@@ -96,7 +96,7 @@ LABELS = {
     # inpainting
     "upper_half": "upper half",
     "centre": "centre",
-    "three_in_four": "random 75 % of the pixels",
+    "three_in_four": "random 75% of the pixels",
     "one_sample": "one sample",
     "mean_of_samples": "mean of the samples",
     "one_sample_by_replacement": "one sample, replacement method",

@@ -129,8 +129,8 @@ def test_shares_of_digits_drawn_in_turn_are_equal(digit, found):
 def test_metrics_are_summed_up_in_one_line(found):
     line = metrics.summary_line({**found, "n": 500, "frechet_distance": 12.34})
     assert line == (
-        "Fréchet distance    12.3, precision 1.00, recall 0.50,  70% confident samples, "
-        "digits from 10.0% to 10.0% each"
+        "Fréchet distance    12.3, precision 1.00, recall 0.50,  70% confident, "
+        "rarest digit 10.0%, most frequent 10.0%"
     )
 
 
