@@ -228,7 +228,8 @@ def summary_line(metrics):
         f"{distance if metrics['n'] >= MIN_SAMPLES else ''}"
         f"precision {metrics['precision']:.2f}, recall {metrics['recall']:.2f}, "
         f"{metrics['share_confident']:4.0%} confident, "
-        f"rarest digit {metrics['rarest_digit']:.1%}, most frequent {metrics['commonest_digit']:.1%}"
+        f"rarest digit {metrics['rarest_digit']:.1%}, "
+        f"most frequent {metrics['commonest_digit']:.1%}"
     )
 
 
