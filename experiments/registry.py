@@ -87,7 +87,7 @@ EXPERIMENTS = {
     ),
     "inpainting": Experiment("inpainting of test digits", inpainting.inpainting),
     "likelihood": Experiment(
-        "bits per dimension of test digits (trains a small network first)",
+        "bits per pixel of test digits (trains a small network first)",
         likelihood.likelihood,
         (likelihood.draw_likelihood,),
         trains=True,
@@ -104,7 +104,7 @@ EXPERIMENTS = {
         trains=True,
     ),
     "ablation": Experiment(
-        "the full recipe with one change at a time",
+        "the `quick` recipe at width 16, one change at a time",
         ablation.ablation,
         (ablation.draw_ablation,),
         trains=True,

@@ -254,12 +254,12 @@ def draw_noise_scales(results, folder):
     left.set(xscale="log", xlim=(8, 1900), xticks=ticks, xticklabels=ticks)
     left.set(ylim=(-0.6, len(found) + 0.4))
     band = f"grey band: {label('floor_class_balanced')}"
-    left.set_xlabel(f"Fréchet distance (n = {measured['n']}; {band})", fontsize=9)
+    left.set_xlabel(f"Fréchet distance (n = {measured['n']}); {band}", fontsize=9)
     left.set_title("Annealed Langevin with other noise levels", fontsize=10)
     sigmas, levels = [float(s) for s in measured["by_level"]], measured["by_level"].values()
     names = {
         "loss": r"loss $|\sigma s + z|^2 / D$",
-        "size": r"size of the score $|\sigma s|^2 / D$",
+        "size": r"squared size $|\sigma s|^2 / D$",
     }
     for key, name in names.items():
         right.plot(sigmas, [level[key] for level in levels], label=name)

@@ -1,5 +1,6 @@
 """docs/RESULTS.md and README's tables, written from stored results by results.md.j2."""
 
+import math
 import re
 from pathlib import Path
 
@@ -7,12 +8,12 @@ import jinja2
 
 from dgm.terminal import MIN_SAMPLES
 from experiments.names import label
-from experiments.registry import EXPERIMENTS
+from experiments.registry import EVALUATION, EXPERIMENTS
 from experiments.results import RESULTS, ROOT, read_results
 
 MARKS = {
     part: (f"<!-- {part}: written by `make tables`, do not edit -->", f"<!-- end of {part} -->")
-    for part in ("notebooks", "glance")
+    for part in ("notebooks", "glance", "denoising")
 }
 NOTEBOOKS = {
     "EBM-BestPractice": "**the primary energy-based model**, with a replay buffer",
@@ -20,6 +21,7 @@ NOTEBOOKS = {
     "score-based-model": "**NCSN**: denoising score matching, annealed Langevin, class labels",
 }
 EXTRA = "extras/what-else-a-score-can-do"
+LIBRARIES = ("ebmkit", "torchebm")
 CLASSICAL = ("total_variation", "non_local_means", "wavelet", "wiener")
 
 
@@ -41,8 +43,8 @@ def badge(name, repository):
 
 
 def fixed(value, digits=0):
-    """Format with so many decimals and a comma between thousands: 10,000 or 3.02."""
-    return f"{value:,.{digits}f}"
+    """Format with so many decimals and a comma between thousands: 10,000, 3.02, never -0."""
+    return f"{round(value, digits) + 0.0:,.{digits}f}"
 
 
 def percent(value, digits=0):
@@ -69,17 +71,20 @@ def measured(result):
 
 
 def chip(result):
-    """Return the chip's name without the number of cores."""
-    return result["hardware"].split(", ", 1)[1]
+    """Return the name of a result's chip without the number of cores."""
+    return chip_of(result["hardware"])
 
 
-def hardware_of(runs, names):
-    """Return on what the named notebooks trained: cores, and each of the chips once."""
-    chips = {}
-    for name in names:
-        cores, found = runs[name]["training"]["hardware"].split(", ", 1)
-        chips.setdefault(cores, {})[found] = None
-    return "; ".join(f"{cores} ({', '.join(found)})" for cores, found in chips.items())
+def chip_of(text):
+    """Return the chip in "cores, chip" or "cores, chip, date"."""
+    return text.split(", ")[1]
+
+
+def cores_of(runs, names):
+    """Return on how many cores the named notebooks trained: "one core", "two cores"."""
+    words = {"1": "one core", "2": "two cores"}
+    found = sorted({runs[name]["training"]["hardware"].split()[0] for name in names})
+    return " or ".join(words.get(count, f"{count} cores") for count in found)
 
 
 def best_length(chains):
@@ -92,10 +97,35 @@ def best_classical(methods, sigma):
     return max(CLASSICAL, key=lambda method: methods[method][sigma]["psnr"])
 
 
-def lead(row):
-    """Return our speed over that of the fastest of all other programs."""
-    others = (found["median"] for name, found in row.items() if name != "ours")
-    return row["ours"]["median"] / max(others)
+def fastest_peer(row):
+    """Return (name, speed) of the fastest program but ours, with any setting."""
+    others = ((name, found["median"]) for name, found in row.items() if name != "ours")
+    return max(others, key=lambda item: item[1])
+
+
+def rows_of_chains(benches):
+    return [row for result in benches for row in result["chains"]["batch"].values()]
+
+
+def fastest_peers(benches):
+    """Return the names of the fastest programs but ours, each once."""
+    return list(dict.fromkeys(fastest_peer(row)[0] for row in rows_of_chains(benches)))
+
+
+def share_of_peak(benches):
+    """Return the largest share of the peak speed that our chains reach."""
+    return max(row["ours"]["share_of_peak"] for row in rows_of_chains(benches))
+
+
+def gap_grows(gaps, window, small=0.1):
+    """Return the update from which the energy gap exceeds `small` to the end."""
+    return window * (1 + max(i for i, gap in enumerate(gaps) if gap <= small))
+
+
+def corrected(bits, error):
+    """Return a mean less the error of its solver, with the standard error of both."""
+    spread = math.hypot(bits["standard_error"], error["standard_error"])
+    return {"mean": bits["mean"] - error["mean"], "standard_error": spread}
 
 
 def over_time(runs):
@@ -118,7 +148,8 @@ def environment():
     )
     filters = (fixed, percent, plus_minus, settings, label)
     env.filters |= {function.__name__: function for function in filters}
-    functions = (badge, measured, chip, hardware_of, best_length, best_classical, lead, over_time)
+    functions = (badge, measured, chip, chip_of, cores_of, best_length, best_classical)
+    functions += (fastest_peer, fastest_peers, share_of_peak, gap_grows, corrected, over_time)
     env.globals |= {function.__name__: function for function in functions}
     return env
 
@@ -134,6 +165,8 @@ def document(folder, repository=""):
         "floor": lambda n, kind="as_drawn": sizes[str(n)][kind],
         "experiments": EXPERIMENTS,
         "notebooks": NOTEBOOKS,
+        "evaluation_minutes": sum(results[name]["minutes"] for name in EVALUATION),
+        "libraries": LIBRARIES,
         "extra": EXTRA,
         "min_samples": MIN_SAMPLES,
         "repository": repository,
@@ -151,7 +184,8 @@ def readme_parts(folder=RESULTS, repository=None):
     written = document(folder, repository_url() if repository is None else repository)
     return {
         "notebooks": written.notebooks_table().strip(),
-        "glance": written.glance_table().strip(),
+        "glance": f"{written.glance_table().strip()}\n\n{written.glance_notes().strip()}",
+        "denoising": written.denoising_line().strip(),
     }
 
 

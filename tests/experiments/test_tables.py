@@ -39,6 +39,10 @@ def test_fixed_rounds_to_so_many_decimals():
     assert tables.fixed(3.0225, 1) == "3.0"
 
 
+def test_zero_has_no_sign():
+    assert tables.fixed(-0.004, 2) == "0.00"
+
+
 def test_percent_is_of_a_share():
     assert tables.percent(0.9933, 1) == "99.3%"
 
@@ -70,10 +74,21 @@ def test_the_chip_is_named_without_its_cores():
     assert tables.chip({"hardware": "2 of 2 cores, AMD EPYC"}) == "AMD EPYC"
 
 
-def test_hardware_names_each_chip_once():
-    on = {"a": "1 of 2 cores, X", "b": "1 of 2 cores, Y", "c": "1 of 2 cores, X"}
-    runs = {name: {"training": {"hardware": text}} for name, text in on.items()}
-    assert tables.hardware_of(runs, on) == "1 of 2 cores (X, Y)"
+def test_the_chip_is_named_without_the_date():
+    assert tables.chip_of("2 of 2 cores, AMD EPYC, 2026-01-01") == "AMD EPYC"
+
+
+@pytest.mark.parametrize(
+    ("hardware", "text"),
+    [
+        (("1 of 2 cores, X", "1 of 2 cores, Y"), "one core"),
+        (("1 of 2 cores, X", "2 of 2 cores, X"), "one core or two cores"),
+        (("8 of 8 cores, X",), "8 cores"),
+    ],
+)
+def test_the_cores_of_a_training_are_counted(hardware, text):
+    runs = {str(i): {"training": {"hardware": on}} for i, on in enumerate(hardware)}
+    assert tables.cores_of(runs, runs) == text
 
 
 def test_the_best_length_has_the_smallest_distance():
@@ -87,9 +102,38 @@ def test_the_best_classical_denoiser_is_not_a_network():
     assert tables.best_classical(methods, "0.25") == "wavelet"
 
 
-def test_the_lead_is_over_the_fastest_other_program():
+def test_the_fastest_peer_may_have_our_memory():
     row = {"ours": {"median": 12.0}, "a": {"median": 3.0}, "a_our_memory": {"median": 6.0}}
-    assert tables.lead(row) == 2.0
+    assert tables.fastest_peer(row) == ("a_our_memory", 6.0)
+
+
+def test_fastest_peers_are_named_once():
+    row = {"ours": {"median": 12.0}, "a": {"median": 3.0}}
+    benches = [{"chains": {"batch": {"1": row, "128": row}}}]
+    assert tables.fastest_peers(benches) == ["a"]
+
+
+def test_the_gap_grows_from_the_update_after_which_it_stays_large():
+    assert tables.gap_grows([0.9, 0.0, 0.2, 0.05, 0.3, 0.8], window=50) == 200
+
+
+def test_a_corrected_mean_has_both_standard_errors():
+    bits, error = ({"mean": m, "standard_error": e} for m, e in ((1.0, 0.3), (-0.5, 0.4)))
+    assert tables.corrected(bits, error) == {"mean": 1.5, "standard_error": 0.5}
+
+
+def test_labels_of_noise_levels_are_those_measured():
+    noise = read_results(RESULTS)["noise-scales"]
+    largest = f"σ from {noise['largest_distance']:.1f} "
+    assert label("from_largest_distance").startswith(largest)
+    levels = (noise["variants"]["levels_by_rule"]["evaluations"] - 1) // 3
+    assert label("levels_by_rule").startswith(f"{levels} levels of 3 steps")
+
+
+def test_the_line_on_denoising_names_the_best_classical_denoiser():
+    line = tables.readme_parts(RESULTS)["denoising"]
+    methods = read_results(RESULTS)["denoising"]["methods"]
+    assert f"({label(tables.best_classical(methods, '0.25'))})" in line
 
 
 def test_curves_over_time_share_their_minutes():
@@ -191,15 +235,15 @@ def test_too_few_samples_give_label_accuracy_and_no_distance(tmp_path, n):
     folder = copy_of_results(tmp_path / "results")
     set_samples_of_quick_runs(folder, n)
     rows = quick_costs(folder)
-    assert {tuple(row[5:8]) for row in rows} == {(str(n), "", "")}
-    assert all(row[8].endswith("%") for row in rows)
-    assert sum(row[9].endswith("%") for row in rows) == 1  # only the score network has labels
+    assert {tuple(row[4:6]) for row in rows} == {(str(n), "")}
+    assert all(row[6].endswith("%") for row in rows)
+    assert sum(row[7].endswith("%") for row in rows) == 1  # only the score network has labels
 
 
-def test_enough_samples_give_a_distance_and_its_floor(tmp_path):
+def test_enough_samples_give_a_distance(tmp_path):
     folder = copy_of_results(tmp_path / "results")
     set_samples_of_quick_runs(folder, 500)
-    assert all(float(cell) > 0 for row in quick_costs(folder) for cell in row[6:8])
+    assert all(float(row[5]) > 0 for row in quick_costs(folder))
 
 
 def write_all(root):
