@@ -170,8 +170,8 @@ BAD_ARRAYS = {
     "-1 to 1": (replaced("x", lambda x: x / 127.5 - 1), r"must lie in \[0, 1\], but they span"),
     "above 1": (wrong_pixel(1.5), r"must lie in \[0, 1\], but they span \[0, 1.5\]"),
     "below 0": (wrong_pixel(-0.1), r"must lie in \[0, 1\], but they span \[-0.1, 1\]"),
-    "nan": (wrong_pixel(np.nan), "must be finite, but they hold NaN"),
-    "infinity": (wrong_pixel(1e300), "must be finite, but they hold NaN or infinity"),
+    "nan": (wrong_pixel(np.nan), "must be finite, but they contain NaN"),
+    "infinity": (wrong_pixel(1e300), "must be finite, but they contain NaN or infinity"),
     "y short": (
         replaced("y", lambda y: y[:-1]),
         r"shape \[140\], one label per image, not \[139\]",

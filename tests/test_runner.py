@@ -34,8 +34,8 @@ Path("figures/results/good.json").write_text(json.dumps(results))
 WAIT = """
 import time
 from dgm.progress import report
-report(note="waiting")
 try:
+    report(note="waiting")
     time.sleep(60)
 except KeyboardInterrupt:
     Path("saved").touch()
