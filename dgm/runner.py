@@ -47,6 +47,14 @@ def inject(notebook, parameters):
     notebook.cells.insert(tagged[0] + 1 if tagged else 0, cell)
 
 
+def parameters_of(path):
+    """Return the names that a notebook's parameters cell assigns, in order."""
+    cells = nbformat.read(path, as_version=4).cells
+    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    nodes = ast.parse("\n".join(tagged)).body
+    return [node.targets[0].id for node in nodes if isinstance(node, ast.Assign)]
+
+
 def headings(cell):
     """Return the headings (level, text) of a markdown cell, without emphasis and code marks."""
     if cell.cell_type != "markdown":
@@ -212,15 +220,37 @@ def parameter(text):
 
 def parse_arguments(arguments):
     parser = argparse.ArgumentParser("python -m dgm.runner", description=__doc__.splitlines()[0])
-    parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
+    parser.add_argument(
+        "notebooks", nargs="+", type=Path, metavar="NOTEBOOK", help="executed one after another"
+    )
     parser.add_argument("--preset", help="smoke, quick, full or auto")
     parser.add_argument("--pretrained", action="store_true", help="load the committed weights")
-    parser.add_argument("--set", action="append", default=[], type=parameter, metavar="NAME=VALUE")
-    parser.add_argument("--output", type=Path, default=Path("runs/notebooks"), metavar="FOLDER")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=parameter,
+        metavar="NAME=VALUE",
+        help="set a parameter of the notebook, for example data=mine.npz",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/notebooks"),
+        metavar="FOLDER",
+        help="where the executed notebooks go (default: %(default)s)",
+    )
     asked = parser.parse_args(arguments)
     for path in asked.notebooks:
         if not path.is_file():
             parser.error(f"there is no notebook {path}")
+        try:
+            known = parameters_of(path)
+        except (ValueError, nbformat.ValidationError) as error:
+            parser.error(f"{path} cannot be read as a notebook ({type(error).__name__})")
+        for name, _ in asked.set:
+            if known and name not in known:
+                parser.error(f"{path} has no parameter {name}: set one of {', '.join(known)}")
     asked.parameters = {"preset": asked.preset} if asked.preset else {}
     asked.parameters |= {"pretrained": True} if asked.pretrained else {}
     asked.parameters |= dict(asked.set)

@@ -115,6 +115,25 @@ def test_without_parameters_no_cell_is_added():
     assert len(found.cells) == 3
 
 
+def test_parameters_are_the_names_that_the_tagged_cell_assigns(tmp_path):
+    nbformat.write(notebook(), tmp_path / "a.ipynb")
+    assert runner.parameters_of(tmp_path / "a.ipynb") == ["preset", "pretrained"]
+
+
+def test_an_unknown_parameter_is_refused(tmp_path, capsys):
+    nbformat.write(notebook(), tmp_path / "a.ipynb")
+    with pytest.raises(SystemExit):
+        runner.parse_arguments([str(tmp_path / "a.ipynb"), "--set", "sed=3"])
+    assert "has no parameter sed: set one of preset, pretrained" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_notebook_is_refused(tmp_path, capsys):
+    (tmp_path / "a.ipynb").write_text("no notebook", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        runner.parse_arguments([str(tmp_path / "a.ipynb")])
+    assert "a.ipynb cannot be read as a notebook" in capsys.readouterr().err
+
+
 def test_the_title_is_the_first_heading():
     assert runner.title_of(notebook()) == "A title"
 
@@ -244,7 +263,7 @@ def test_a_notebook_on_other_data_is_kept_apart(tmp_cwd, monkeypatch):
         return run
 
     monkeypatch.setattr(runner, "execute", execute)
-    (tmp_cwd / "EBM.ipynb").touch()
+    nbformat.write(nbformat.v4.new_notebook(), tmp_cwd / "EBM.ipynb")
     assert runner.main(["EBM.ipynb", "--set", "data=own.npz"]) == 0
     assert Path("runs/notebooks/EBM-own-3f2a91.ipynb").exists()
 
