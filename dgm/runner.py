@@ -26,6 +26,7 @@ from dgm.terminal import Finished, Story, print_failure, print_table
 
 LAST_LINES = 8  # of a traceback
 FAILED, STOPPED = 1, 130  # exit statuses: an error, Ctrl-C
+SET_UP = "Set-up"
 GO_ON = "run the same command again. Training continues from the last save."
 ADVICE = {
     "ModuleNotFoundError": "pip install -r requirements.txt, then " + GO_ON,
@@ -70,8 +71,8 @@ def title_of(notebook):
 
 
 def sections_of(notebook):
-    """Return the section heading of each cell; it is "Set-up" before the first section."""
-    names, current = [], "Set-up"
+    """Return the section heading of each cell; it is SET_UP before the first section."""
+    names, current = [], SET_UP
     for cell in notebook.cells:
         found = [text for level, text in headings(cell) if level > 1]
         current = found[-1] if found else current
@@ -107,7 +108,7 @@ class Execution:
     """A notebook executed in its own thread, so that the main thread receives Ctrl-C."""
 
     def __init__(self, notebook, folder, story):
-        self.notebook, self.story, self.section = notebook, story, "Set-up"
+        self.notebook, self.story, self.section = notebook, story, SET_UP
         self.error, self.interrupts, self.ended = None, 0, threading.Event()
         self.loop = asyncio.SelectorEventLoop()  # required by Jupyter's sockets on Windows
         options = {"timeout": None, "kernel_name": "python3", "record_timing": False}
@@ -173,7 +174,9 @@ class Execution:
             said = error.evalue if kind == "KeyboardInterrupt" else ""
             return Failure(self.section, said, GO_ON, interrupted=True)
         lines = re.sub(r"\x1b\[[0-9;]*m", "", said).strip().splitlines()[-LAST_LINES:]
-        advice = ADVICE.get(kind, "see the last line above, then " + GO_ON)
+        begun = self.section != SET_UP
+        other = "see the last line above, then " + GO_ON if begun else "see the last line above."
+        advice = ADVICE.get(kind, other)
         return Failure(self.section, "\n".join(lines), advice)
 
 

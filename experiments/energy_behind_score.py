@@ -121,7 +121,7 @@ def draw_energy_behind_the_score(results, folder):
     work = [loop["mean"] for loop in measured["work_around_over_work_along"].values()]
     right.plot(sigmas, work, "k.-")
     right.set(xscale="log", ylim=(0, 0.3), xlabel=r"noise level $\sigma$")
-    right.set(ylabel="work around / sum over the sides")
+    right.set(ylabel="work around / absolute work of sides")
     right.set_title("Work of the score on triangles of digits", fontsize=10)
     left.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 0.12))
     middle.legend(fontsize=7, loc="center left", bbox_to_anchor=(0, 0.68))

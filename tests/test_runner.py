@@ -326,6 +326,15 @@ def test_a_missing_module_is_said_to_be_installable(tmp_path):
     assert failure.value.advice.startswith("pip install -r requirements.txt")
 
 
+def test_an_error_in_the_set_up_does_not_speak_of_training(tmp_path):
+    found = notebook()
+    found.cells[-1].source = "raise ValueError('preset must be smoke')"
+    nbformat.write(found, tmp_path / "a.ipynb")
+    with pytest.raises(runner.Failure) as failure:
+        runner.execute(tmp_path / "a.ipynb", tmp_path / "b.ipynb", {})
+    assert failure.value.advice == "see the last line above."
+
+
 def test_a_kernel_that_dies_is_said_to_lack_memory(tmp_path):
     nbformat.write(notebook(model="import os; os._exit(1)"), tmp_path / "a.ipynb")
     with pytest.raises(runner.Failure) as failure:
