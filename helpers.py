@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dgm import checks, data, fast_gradient, runs
 from dgm.checks import IMAGE_SHAPE, NO_LABEL, PIXEL_MEAN, PIXEL_STD
 from dgm.device import chain_dtype, fast_math, pick_device
+from dgm.halves import as_a_whole, in_halves
 from dgm.progress import progress_bar
 from dgm.samplers import (
     GUIDANCE,
@@ -192,14 +193,11 @@ class ScoreNetwork(nn.Module):
 # --------------------------------------------------------------- gradient of an energy, average
 
 
-def frozen_energy(model):
-    """Return a frozen copy. The weights of an EnergyNetwork are cast once, not in every step."""
-    energy = frozen(model)
-    if isinstance(energy, EnergyNetwork):
-        dtype = chain_dtype(device_of(energy))
-        if dtype != torch.float32:
-            energy = energy.to(dtype=dtype, memory_format=torch.channels_last)
-    return energy
+def written_out_layers(model, x):
+    """Return the layers whose gradient dgm/fast_gradient.py computes, None for other energies."""
+    model = model.module if isinstance(model, AveragedModel) else model
+    fits = type(model) is EnergyNetwork and fast_gradient.fits(model, x.device)
+    return model.layers if fits else None
 
 
 def energy_gradient(model, x):
@@ -208,25 +206,21 @@ def energy_gradient(model, x):
     An EnergyNetwork uses the chain rule written out (dgm/fast_gradient.py) and raises ValueError
     for anything but images. Every other energy uses autograd.
     """
-    model = model.module if isinstance(model, AveragedModel) else model
-    on_known_device = x.device.type in ("cpu", "cuda")
-    if type(model) is EnergyNetwork and on_known_device and fast_gradient.fits(model):
+    layers = written_out_layers(model, x)
+    if layers is not None:
         checks.check_images(x)
         dtype = chain_dtype(x.device) if len(x) >= fast_gradient.SMALL else torch.float32
-        weights = fast_gradient.weights_of(model.layers, dtype)
+        weights = fast_gradient.weights_of(layers, dtype)
         return functools.partial(fast_gradient.gradient_on(x.device.type), weights=weights)
     checks.check_takes(model, "x")
-    energy, checked = frozen_energy(model), False
+    energy = frozen(model)
 
     @torch.inference_mode(False)  # tensors of inference mode have no gradients
     @torch.enable_grad()
     def gradient(x):
-        nonlocal checked
         leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
         e = energy(leaf)
-        if not checked:
-            checks.check_energy(e, len(x))
-            checked = True
+        checks.check_energy(e, len(x))
         return torch.autograd.grad(e.sum(), leaf)[0]
 
     return gradient
@@ -324,17 +318,23 @@ def langevin_dynamics(
     checks.check_start(samples, bounds)
     device = device_of(model) or samples.device
     x = samples.to(device, copy=True, memory_format=torch.contiguous_format)
-    grad_energy, z = energy_gradient(model, x), torch.empty_like(x)
-    with recording(snapshots, steps) as (frames, keep):
-        keep(0, x)
-        for k in progress_bar(range(1, steps + 1), "Langevin", progress):
-            gradient = grad_energy(x)
-            if clip is not None:
-                gradient = gradient.clamp(-clip, clip)
-            x.add_(gradient, alpha=-step_size).add_(z.normal_(generator=generator), alpha=noise)
-            if bounds is not None:
-                x.clamp_(*bounds)
-            keep(k, x)
+
+    def chain(x, numbers, generator):
+        grad_energy, z = energy_gradient(model, x), torch.empty_like(x)
+        with recording(snapshots, steps) as (frames, keep):
+            keep(0, x)
+            for k in numbers:
+                gradient = grad_energy(x)
+                if clip is not None:
+                    gradient = gradient.clamp(-clip, clip)
+                x.add_(gradient, alpha=-step_size).add_(z.normal_(generator=generator), alpha=noise)
+                if bounds is not None:
+                    x.clamp_(*bounds)
+                keep(k, x)
+        return frames
+
+    run = in_halves if written_out_layers(model, x) else as_a_whole
+    frames = run(chain, x, progress_bar(range(1, steps + 1), "Langevin", progress), generator)
     if check:
         checks.check_finite(x, "The Langevin chain")
     return (x, torch.stack(frames)) if snapshots is not None else x

@@ -35,7 +35,6 @@ from helpers import (
     contrastive_divergence_loss,
     denoising_score_matching_loss,
     edm_weight,
-    frozen_energy,
     langevin_dynamics,
     load_pretrained,
     training_sigmas,
@@ -143,7 +142,7 @@ def peers_of_their_own(network):
 
 def chain_operations(network, x):
     """Return the operations of one Langevin step: the energy and its gradient."""
-    energy, leaf = frozen_energy(network), x.clone().requires_grad_(True)
+    energy, leaf = frozen(network), x.clone().requires_grad_(True)
     # 1 * leaf, because the counter rejects leaf tensors in a module
     return operations(lambda: torch.autograd.grad(energy(1 * leaf).sum(), leaf))
 

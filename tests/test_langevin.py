@@ -162,16 +162,6 @@ def test_the_average_of_weights_can_be_sampled(network):
 # ------------------------------------------------------------------------- the faster gradient
 
 
-def test_the_frozen_energy_has_the_gradient_of_the_plain_one(generator, plain_gradient):
-    torch.manual_seed(0)
-    model = helpers.EnergyNetwork(16)
-    x = torch.rand(64, 1, 28, 28, generator=generator)
-    leaf = x.clone().requires_grad_(True)
-    frozen = torch.autograd.grad(helpers.frozen_energy(model)(leaf).sum(), leaf)[0]
-    plain = plain_gradient(model, x)
-    assert (plain - frozen).norm() < 0.02 * plain.norm()  # bfloat16 rounds to 1 part in 256
-
-
 @pytest.fixture(scope="module")
 def fast_and_plain():
     """(start, end of the fast chains, end of the same chains through autograd)."""
@@ -180,8 +170,7 @@ def fast_and_plain():
     x = torch.rand(33, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
     def chain(energy):  # step 50: an untrained network is nearly flat
-        generator = torch.Generator().manual_seed(3)
-        return helpers.langevin_dynamics(energy, x, 30, 50.0, generator=generator)
+        return helpers.langevin_dynamics(energy, x, 30, 50.0, noise=0.0)
 
     return x, chain(model), chain(lambda x: model(x))
 

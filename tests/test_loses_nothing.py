@@ -61,11 +61,11 @@ def pruned(network):
 def test_a_changed_network_does_not_take_the_gradient_written_out(change):
     network = helpers.EnergyNetwork(8)
     change(network)
-    assert not fast_gradient.fits(network)
+    assert not fast_gradient.fits(network, torch.device("cpu"))
 
 
 def test_an_energy_network_as_it_comes_takes_the_gradient_written_out():
-    assert fast_gradient.fits(helpers.EnergyNetwork(8))
+    assert fast_gradient.fits(helpers.EnergyNetwork(8), torch.device("cpu"))
 
 
 def test_one_flipped_bit_in_a_checkpoint_is_found(tmp_path):
