@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
-SMALLEST = 16  # images; fewer are one part, because half of them would not fill a core
+SMALLEST = 128  # images; fewer are one part, because two small halves take longer
+FEW = 8  # images, for which a second core is no help
 
 
 @contextmanager
@@ -41,19 +42,21 @@ def in_halves(chain, x, steps, generator):
     if x.device.type != "cpu":
         return as_a_whole(chain, x, steps, generator)
     stop, threads = threading.Event(), torch.get_num_threads()
+    whole = len(x) < SMALLEST
+    each = threads if whole and len(x) >= FEW else max(1, threads // 2)
     inference = torch.is_inference_mode_enabled()
 
     def run(part, steps, seed):
         steps = itertools.takewhile(lambda _: not stop.is_set(), steps)
         try:
-            with using_threads(max(1, threads // 2)), torch.inference_mode(inference):
+            with using_threads(each), torch.inference_mode(inference):
                 return torch.no_grad()(chain)(part, steps, torch.Generator().manual_seed(seed))
         except BaseException:
             stop.set()
             raise
 
     seeds = torch.randint(2**63 - 1, (2,), generator=generator).tolist()
-    if len(x) < SMALLEST:
+    if whole:
         return run(x, steps, seeds[0])
     parts, others = x.chunk(2), range(1, len(steps) + 1)  # only the first half shows a bar
     if threads == 1:

@@ -14,6 +14,7 @@ from experiments import (
     inpainting,
     likelihood,
     out_of_distribution,
+    quick,
     score_samplers,
     score_samples,
     speed,
@@ -83,7 +84,14 @@ EXPERIMENTS = {
         "averaging of weights (trains two small networks)", score_samplers.averaging, trains=True
     ),
     "score-seeds": Experiment(
-        "the `quick` score network with several seeds", score_samples.score_seeds, trains=True
+        "the earlier `quick` score network with several seeds",
+        score_samples.score_seeds,
+        trains=True,
+    ),
+    "quick-seeds": Experiment(
+        "the `quick` recipes of the three notebooks with several seeds, before and now",
+        quick.quick_seeds,
+        trains=True,
     ),
     "inpainting": Experiment("inpainting of test digits", inpainting.inpainting),
     "likelihood": Experiment(

@@ -6,10 +6,12 @@ checked to be equal before the timing. The other programs (peers.py) are torcheb
 loop of the published tutorials.
 """
 
+import collections
 import contextlib
 import copy
 import functools
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -85,6 +87,29 @@ def operations(function):
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
+
+
+KINDS = {
+    "convolutions": r"convolution",
+    "matrix products": r"mm$",
+    "activations and normalisation": r"silu|norm(_backward)?$|addcmul|softmax",
+    "attention": r"attention",
+    "random numbers": r"normal_|random_|rand",
+    "copies": r"copy_|cat$|pad|fill_|index|clone",
+}
+
+
+def time_shares(function, repetitions=3):
+    """Return {kind of operation: its share of the CPU time of a function}, the largest first."""
+    function()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(repetitions):
+            function()
+    spent = collections.Counter()
+    for event in profile.key_averages():
+        kinds = (kind for kind, names in KINDS.items() if re.search(names, event.key))
+        spent[next(kinds, "the rest")] += event.self_cpu_time_total
+    return {kind: time / spent.total() for kind, time in spent.most_common()}
 
 
 @contextlib.contextmanager
@@ -326,6 +351,19 @@ def bench_digits(device):
     return result
 
 
+def bench_time_shares(device):
+    """Measure which operations a chain, an update and a sampler of the score spend time on."""
+    energy, score = EnergyNetwork(16).to(device), ScoreNetwork().to(device)
+    x = torch.rand(128, *IMAGE_SHAPE, device=device)
+    labels = torch.arange(128, device=device) % 10
+    evaluate = torch.no_grad()(functools.partial(frozen(score), x, 0.5, labels))
+    return {
+        "chains": time_shares(functools.partial(ours, energy, x, 20, NOISE)),
+        "score_update": time_shares(score_update(score, x, labels)),
+        "score_sampling": time_shares(evaluate),
+    }
+
+
 # ------------------------------------------------------------------------------------ growth
 
 
@@ -406,6 +444,7 @@ def benchmarks(_lab=None):
         "updates": bench_updates(device),
         "score": bench_score(device, dtype),
         "digits": bench_digits(device),
+        "time_shares": bench_time_shares(device),
         "growth": bench_growth(device),
         "peak_memory_gb": peak_memory(),
     }

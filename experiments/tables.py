@@ -117,6 +117,14 @@ def share_of_peak(benches):
     return max(row["ours"]["share_of_peak"] for row in rows_of_chains(benches))
 
 
+def time_spent(shares, most=4):
+    """Format the largest shares of time: "30% of its time on copies, 20% on convolutions"."""
+    first, *others = list(shares.items())[:most]
+    parts = [f"{percent(first[1])} of its time on {first[0]}"]
+    parts += [f"{percent(share)} on {kind}" for kind, share in others]
+    return ", ".join(parts[:-1]) + f" and {parts[-1]}" if others else parts[0]
+
+
 def gap_grows(gaps, window, small=0.1):
     """Return the update from which the energy gap exceeds `small` to the end."""
     return window * (1 + max(i for i, gap in enumerate(gaps) if gap <= small))
@@ -149,7 +157,8 @@ def environment():
     filters = (fixed, percent, plus_minus, settings, label)
     env.filters |= {function.__name__: function for function in filters}
     functions = (badge, measured, chip, chip_of, cores_of, best_length, best_classical)
-    functions += (fastest_peer, fastest_peers, share_of_peak, gap_grows, corrected, over_time)
+    functions += (fastest_peer, fastest_peers, share_of_peak, time_spent, gap_grows)
+    functions += (corrected, over_time)
     env.globals |= {function.__name__: function for function in functions}
     return env
 

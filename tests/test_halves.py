@@ -24,7 +24,7 @@ def walk(x, steps, generator):
     return frames
 
 
-def end_of_chains(threads, n=33, **options):
+def end_of_chains(threads, n=200, **options):
     torch.manual_seed(0)
     network = helpers.EnergyNetwork(8)
     start = torch.rand(n, 1, 28, 28, generator=torch.Generator().manual_seed(1))
@@ -33,7 +33,7 @@ def end_of_chains(threads, n=33, **options):
         return helpers.langevin_dynamics(network, start, 5, generator=generator, **options)
 
 
-@pytest.mark.parametrize("n", [1, 33, 64])
+@pytest.mark.parametrize("n", [1, 200])
 def test_one_thread_draws_the_same_images_as_two(n):
     assert torch.equal(end_of_chains(1, n), end_of_chains(2, n))
 
@@ -44,20 +44,20 @@ def test_frames_of_both_halves_end_with_the_whole_chain():
 
 
 def test_frames_come_in_the_order_of_the_images(threads):
-    x = torch.arange(40.0)
+    x = torch.arange(200.0)
     frames = halves.in_halves(lambda part, steps, _: [part.clone()], x, range(1), None)
     assert torch.equal(frames[0], x)
 
 
 def test_both_halves_move_by_standard_normal_noise(threads):
-    x = torch.zeros(40, 20_000)
+    x = torch.zeros(200, 4_000)
     halves.in_halves(walk, x, range(1), torch.Generator().manual_seed(0))
-    error = (2 / x[:20].numel()) ** 0.5
+    error = (2 / x[:100].numel()) ** 0.5
     assert all(abs(half.var() - 1) < 5 * error for half in x.chunk(2))
 
 
 def test_the_noise_of_the_halves_is_independent(threads):
-    x = torch.zeros(40, 20_000)
+    x = torch.zeros(200, 4_000)
     halves.in_halves(walk, x, range(1), torch.Generator().manual_seed(0))
     first, second = x.chunk(2)
     assert abs((first * second).mean()) < 5 / first.numel() ** 0.5
@@ -66,18 +66,19 @@ def test_the_noise_of_the_halves_is_independent(threads):
 def test_without_a_generator_the_global_seed_decides(threads):
     def drawn():
         torch.manual_seed(3)
-        return halves.in_halves(walk, torch.zeros(20, 1), range(2), None)[-1]
+        return halves.in_halves(walk, torch.zeros(200, 1), range(2), None)[-1]
 
     assert torch.equal(drawn(), drawn())
 
 
 def test_few_images_are_one_part():
     sizes = []
-    halves.in_halves(lambda part, *_: sizes.append(len(part)), torch.zeros(15, 1), range(1), None)
-    assert sizes == [15]
+    halves.in_halves(lambda part, *_: sizes.append(len(part)), torch.zeros(100, 1), range(1), None)
+    assert sizes == [100]
 
 
-def test_each_half_takes_half_of_the_threads():
+@pytest.mark.parametrize(("n", "expected"), [(1, [2]), (100, [4]), (200, [2, 2])])
+def test_halves_and_few_images_take_half_of_the_threads(n, expected):
     seen = []
 
     def chain(part, steps, generator):
@@ -85,12 +86,12 @@ def test_each_half_takes_half_of_the_threads():
         return []
 
     with halves.using_threads(4):
-        halves.in_halves(chain, torch.zeros(20, 1), range(1), None)
-    assert seen == [2, 2]
+        halves.in_halves(chain, torch.zeros(n, 1), range(1), None)
+    assert seen == expected
 
 
 def test_the_number_of_threads_is_restored(threads):
-    halves.in_halves(walk, torch.zeros(20, 1), range(1), None)
+    halves.in_halves(walk, torch.zeros(200, 1), range(1), None)
     assert torch.get_num_threads() == threads
 
 
@@ -105,7 +106,7 @@ def test_an_error_in_one_half_ends_the_other(broken, error):
         taken.extend(steps)
         return []
 
-    x = torch.arange(2.0).repeat_interleave(10)
+    x = torch.arange(2.0).repeat_interleave(100)
     endless = range(10**9)  # would take minutes
     with halves.using_threads(2), pytest.raises(error):
         halves.in_halves(chain, x, endless, None)
@@ -114,7 +115,7 @@ def test_an_error_in_one_half_ends_the_other(broken, error):
 
 def test_chains_run_in_inference_mode():
     with torch.inference_mode():
-        assert end_of_chains(2).shape == (33, 1, 28, 28)
+        assert end_of_chains(2).shape == (200, 1, 28, 28)
 
 
 def test_only_the_first_half_moves_the_bar(threads):
@@ -127,12 +128,12 @@ def test_only_the_first_half_moves_the_bar(threads):
                 yield step
 
     bar = Bar(range(1, 4))
-    halves.in_halves(walk, torch.zeros(20, 1), bar, None)
+    halves.in_halves(walk, torch.zeros(200, 1), bar, None)
     assert bar.moved == 3
 
 
 def test_a_chain_on_another_device_remains_whole():
-    x = torch.zeros(20, 1, device="meta")
+    x = torch.zeros(200, 1, device="meta")
     counter = itertools.count()
     halves.in_halves(lambda *_: next(counter), x, range(1), None)
     assert next(counter) == 1

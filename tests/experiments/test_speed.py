@@ -70,6 +70,17 @@ def test_float32_only_is_undone():
     assert dgm.device.has_native_bf16 is before
 
 
+def test_a_product_spends_its_time_on_matrix_products():
+    a = torch.rand(512, 512)
+    shares = speed.time_shares(lambda: a @ a)
+    assert max(shares, key=shares.get) == "matrix products"
+
+
+def test_the_shares_of_the_time_add_up_to_one():
+    shares = speed.time_shares(lambda: torch.randn(1_000).exp())
+    assert sum(shares.values()) == pytest.approx(1)
+
+
 # ----------------------------------------------------------------------------------- our chains
 
 
