@@ -89,7 +89,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x, embedding):
         scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, self.norm(self.first(x)), 1 + scale)
+        h = self.norm(self.first(x)) * (1 + scale) + shift
         return self.skip(x) + self.second(F.silu(h))
 
 

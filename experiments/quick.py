@@ -51,7 +51,7 @@ def at_the_best_length(found):
     return {"steps": int(steps), **found[steps]}
 
 
-def summary_of(seeds, keys):
+def over_seeds(seeds, keys):
     return {key: mean_and_std([found[key] for found in seeds.values()]) for key in keys}
 
 
@@ -73,7 +73,7 @@ def quick_seeds(
                 "updates": recipe.updates,
                 "seeds": runs,
                 "best": best,
-                "summary": summary_of(best, ("frechet_distance", "share_confident")),
+                "summary": over_seeds(best, ("frechet_distance", "share_confident")),
             }
     score = score or SCORE
     runs = {
@@ -82,6 +82,6 @@ def quick_seeds(
     }
     keys = ("frechet_distance", "label_accuracy", "share_confident")
     result["score-based-model"] = {
-        "now": {**score, "seeds": runs, "summary": summary_of(runs, keys)}
+        "now": {**score, "seeds": runs, "summary": over_seeds(runs, keys)}
     }
     return {"n": n, "seed": 7, "runs": result}

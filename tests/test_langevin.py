@@ -162,12 +162,12 @@ def test_the_average_of_weights_can_be_sampled(network):
 # ------------------------------------------------------------------------- the faster gradient
 
 
-@pytest.fixture(scope="module")
-def fast_and_plain():
+@pytest.fixture(scope="module", params=[33, 130], ids=["whole", "in halves"])
+def fast_and_plain(request):
     """(start, end of the fast chains, end of the same chains through autograd)."""
     torch.manual_seed(0)
     model = helpers.EnergyNetwork(16)
-    x = torch.rand(33, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(request.param, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
     def chain(energy):  # step 50: an untrained network is nearly flat
         return helpers.langevin_dynamics(energy, x, 30, 50.0, noise=0.0)
