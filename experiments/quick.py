@@ -18,7 +18,7 @@ LENGTHS = {"EBM": (20, 60, 200), "EBM-BestPractice": (60, 200, 500)}
 ENERGIES = {
     "EBM": {
         "before": Recipe(updates=1_000, buffer_size=0),
-        "now": Recipe(updates=900, batch_size=64, buffer_size=0),
+        "now": Recipe(updates=1_400, batch_size=32, buffer_size=0),
     },
     "EBM-BestPractice": {
         "before": BEST._replace(updates=2_400, fall=0.0),
