@@ -15,14 +15,15 @@ from experiments.laboratory import (
 from experiments.training import BEST, Recipe, train_energy, train_quick_score
 
 LENGTHS = {"EBM": (20, 60, 200), "EBM-BestPractice": (60, 200, 500)}
+# {notebook: {version: (recipe, number of seeds)}}
 ENERGIES = {
     "EBM": {
-        "before": Recipe(updates=1_000, buffer_size=0),
-        "now": Recipe(updates=1_400, batch_size=32, buffer_size=0),
+        "before": (Recipe(updates=1_000, buffer_size=0), 1),
+        "now": (Recipe(updates=1_400, batch_size=32, buffer_size=0), 3),
     },
     "EBM-BestPractice": {
-        "before": BEST._replace(updates=2_400, fall=0.0),
-        "now": BEST._replace(updates=2_800, batch_size=32, fall=0.0),
+        "before": (BEST._replace(updates=2_400, fall=0.0), 2),
+        "now": (BEST._replace(updates=2_800, batch_size=32, fall=0.0), 3),
     },
 }
 # before: 2,000 updates, guidance 1.4; measured by the experiment score-seeds
@@ -58,33 +59,28 @@ def over_seeds(seeds, keys):
     return {key: mean_and_std([found[key] for found in seeds.values()]) for key in keys}
 
 
-def quick_seeds(
-    lab, seeds=(1, 2, 3), n=1_000, energies=None, score=None, width=32, root="runs/experiments"
-):
+def quick_seeds(lab, n=1_000, energies=None, score=None, width=32, root="runs/experiments"):
     """Train each `quick` recipe with several seeds and evaluate n samples of each network."""
     n, result = min(n, lab.max_samples), {}
     for name, recipes in (energies or ENERGIES).items():
         result[name] = {}
-        for version, recipe in recipes.items():
-            arguments = (name, recipe), (n, str(root))
-            runs = {
-                str(s): recall(energy_of_seed, lab, *arguments[0], s, *arguments[1])[0]
-                for s in seeds
-            }
+        for version, (recipe, seeds) in recipes.items():
+            runs = {}
+            for seed in range(1, seeds + 1):
+                arguments = name, recipe, seed, n, str(root)
+                runs[str(seed)], _ = recall(energy_of_seed, lab, *arguments)
             best = {seed: at_the_best_length(found) for seed, found in runs.items()}
             result[name][version] = {
                 "updates": recipe.updates,
+                "batch_size": recipe.batch_size,
                 "seeds": runs,
                 "best": best,
                 "summary": over_seeds(best, ("frechet_distance", "share_confident")),
             }
-    score = score or SCORE
-    runs = {
-        str(s): recall(score_of_seed, lab, s, n, *score.values(), width, str(root))[0]
-        for s in seeds
-    }
+    score, runs = score or SCORE, {}
+    for seed in (1, 2, 3):
+        arguments = seed, n, *score.values(), width, str(root)
+        runs[str(seed)], _ = recall(score_of_seed, lab, *arguments)
     keys = ("frechet_distance", "label_accuracy", "share_confident")
-    result["score-based-model"] = {
-        "now": {**score, "seeds": runs, "summary": over_seeds(runs, keys)}
-    }
-    return {"n": n, "seed": 7, "runs": result}
+    found = {"now": {**score, "seeds": runs, "summary": over_seeds(runs, keys)}}
+    return {"n": n, "seed": 7, "runs": {**result, "score-based-model": found}}
