@@ -117,9 +117,9 @@ def share_of_peak(benches):
     return max(row["ours"]["share_of_peak"] for row in rows_of_chains(benches))
 
 
-def time_spent(shares, most=4):
+def time_spent(shares, most=3):
     """Format the largest shares of time: "30% of its time on copies, 20% on convolutions"."""
-    first, *others = list(shares.items())[:most]
+    first, *others = [item for item in shares.items() if item[0] != "the rest"][:most]
     parts = [f"{percent(first[1])} of its time on {first[0]}"]
     parts += [f"{percent(share)} on {kind}" for kind, share in others]
     return ", ".join(parts[:-1]) + f" and {parts[-1]}" if others else parts[0]

@@ -278,3 +278,17 @@ def test_writing_twice_changes_nothing(tmp_path):
     text = write_all(tmp_path)
     tables.write_documents(tmp_path)
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+
+
+# ------------------------------------------------------------------------------- shares of time
+
+
+def test_shares_of_time_are_a_list_in_words():
+    shares = {"copies": 0.5, "convolutions": 0.3, "the rest": 0.15, "attention": 0.05}
+    expected = "50% of its time on copies, 30% on convolutions and 5% on attention"
+    assert tables.time_spent(shares) == expected
+
+
+def test_only_the_largest_shares_of_time_are_listed():
+    shares = {"copies": 0.5, "convolutions": 0.3, "the rest": 0.2}
+    assert tables.time_spent(shares, most=1) == "50% of its time on copies"
