@@ -18,11 +18,21 @@ LENGTHS = {"EBM": (20, 60, 200), "EBM-BestPractice": (60, 200, 500)}
 # {notebook: {version: (recipe, number of seeds)}}
 ENERGIES = {
     "EBM": {
-        "before": (Recipe(updates=1_000, buffer_size=0), 1),
-        "now": (Recipe(updates=1_400, batch_size=32, buffer_size=0), 2),
+        "before": (Recipe(updates=1_000, buffer_size=0), 3),
+        "now": (Recipe(updates=1_400, batch_size=32, buffer_size=0), 3),
     },
     "EBM-BestPractice": {
-        "now": (BEST._replace(updates=2_400, fall=0.0), 2),
+        "now": (BEST._replace(updates=2_400, fall=0.0), 3),
+        "ten steps per update": (
+            BEST._replace(
+                updates=3_200,
+                langevin_steps=10,
+                redraw=0.025,
+                old_redraw=(0.025, 0.0005),
+                fall=0.0,
+            ),
+            3,
+        ),
         "batches of 32": (BEST._replace(updates=2_800, batch_size=32, fall=0.0), 3),
     },
 }
