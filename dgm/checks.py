@@ -423,28 +423,28 @@ def check_energy(energy, batch):
         )
 
 
-def check_score(score, x):
+def check_score(score, x, name="a score"):
     """Raise TypeError or ValueError unless a score is a tensor of the shape of x."""
-    check_tensor(score, "a score")
+    check_tensor(score, name)
     if score.shape != x.shape:
         raise ValueError(
-            f"a score must have the shape of x, {list(x.shape)}, not {list(score.shape)}: "
+            f"{name} must have the shape of x, {list(x.shape)}, not {list(score.shape)}: "
             "return one number per pixel"
         )
 
 
-def check_takes(function, arguments):
-    """Raise TypeError unless a model accepts these arguments, for example "x, sigma"."""
+def check_takes(function, arguments, name="model"):
+    """Raise TypeError unless a function accepts these arguments, for example "x, sigma"."""
     names = arguments.split(", ")
     if not callable(function):
         kind = type(function).__name__
-        raise TypeError(f"model must be a network or a function of ({arguments}), not {kind}")
+        raise TypeError(f"{name} must be a network or a function of ({arguments}), not {kind}")
     target = function.forward if isinstance(function, torch.nn.Module) else function
     try:
         inspect.signature(target).bind(*names)
     except TypeError as error:
         raise TypeError(
-            f"model must take ({arguments}), but {error}: wrap it in a lambda that does"
+            f"{name} must take ({arguments}), but {error}: wrap it in a lambda that does"
         ) from None
     except ValueError:  # builtins may have no signature
         return

@@ -95,6 +95,29 @@ def guided(score, weight):
     return guided_score
 
 
+class Autoguidance(nn.Module):
+    """The score s_guide + weight (s - s_guide) of a network and a weaker one (Karras et al. 2024).
+
+    Samplers take it in place of the network. The guide is smaller or less trained. Where the two
+    differ, the guide is usually worse, so that a weight above 1 corrects errors that both make.
+    Every step evaluates both. Pass guidance=1 with labels, or guidance by labels is added. Raises
+    TypeError or ValueError unless both return scores of the shape of x.
+    """
+
+    def __init__(self, model, guide, weight=2.0):
+        super().__init__()
+        check_takes(model, "x, sigma, labels")
+        check_takes(guide, "x, sigma, labels", "guide")
+        check_number(weight, "weight")
+        self.model, self.guide, self.weight = model, guide, float(weight)
+
+    def forward(self, x, sigma, labels=None):
+        score, weak = self.model(x, sigma, labels), self.guide(x, sigma, labels)
+        check_score(score, x)
+        check_score(weak, x, "the guide's score")
+        return weak + self.weight * (score - weak)
+
+
 def begin_sampling(model, labels, sigmas, n, start, guidance, generator):
     """Check the arguments of a sampler; return (score, labels, sigmas, x) on the model's device.
 
@@ -266,31 +289,53 @@ def dpm_solver(
     labels,
     sigmas,
     *,
+    order=2,
+    eta=0.0,
     n=None,
     start=None,
     guidance=GUIDANCE,
     generator=None,
     progress=False,
 ):
-    """Sample by DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), written in the noise levels.
+    """Sample by multistep DPM-Solver++ of order 1, 2 or 3, without or with noise (Lu et al. 2022).
 
-    From sigma to sigma': x <- (sigma' / sigma) x + (1 - sigma' / sigma) D, where D is the clean
-    image x + sigma^2 score(x, sigma), extrapolated in -ln sigma from the last two levels. It
-    takes L evaluations, one per level.
+    With the step h = ln(sigma / sigma') and k = (1 + eta) h,
+    x <- e^-k x + (1 - e^-k) D + a D' + b D'' / 2 + sigma' sqrt(1 - e^(-2 eta h)) z.
+    D is the clean image x + sigma^2 score(x, sigma); D' and D'' are its derivatives in -ln sigma,
+    in units of h, estimated from the last levels. Order 2 has a = (1 - e^-k) / 2 and b = 0
+    (algorithm 2 for eta = 0). Order 3 has a = 1 - (1 - e^-k) / k and b = 1 / 2 - a / k, as
+    `sample_dpmpp_3m_sde` in k-diffusion. eta = 0 solves the ODE, eta = 1 the reverse-time SDE.
+    With noise, neighbouring steps in ln sigma must be similar. It takes one evaluation per level.
     """
+    check_number(eta, "eta", low=0)
+    check_count(order, "order", high=3)
     score, labels, sigmas, x = begin_sampling(model, labels, sigmas, n, start, guidance, generator)
-    before = None
+    eta, h, cleans = float(eta), torch.log(sigmas[:-1] / sigmas[1:]), []
+    k, noise = (1 + eta) * h, torch.sqrt(1 - torch.exp(-2 * eta * h))
+    gone = 1 - torch.exp(-k)  # the share of x that a step replaces
+    a = gone / 2 if order == 2 else 1 - gone / k
+    b = 1 / 2 - a / k
     for i in progress_bar(range(len(sigmas) - 1), "DPM-Solver++", progress):
         clean = x + sigmas[i] ** 2 * score(x, sigmas[i], labels)
-        ahead = clean
-        if before is not None:  # ratio of the two steps in -ln sigma
-            ratio = torch.log(sigmas[i] / sigmas[i + 1]) / torch.log(sigmas[i - 1] / sigmas[i])
-            ahead = clean + ratio / 2 * (clean - before)
-        shrink = sigmas[i + 1] / sigmas[i]
-        x = shrink * x + (1 - shrink) * ahead
-        before = clean
+        cleans = [clean, *cleans[: order - 1]]  # the newest first
+        x = (1 - gone[i]) * x + gone[i] * clean
+        if len(cleans) == 2:
+            x = x + a[i] * (clean - cleans[1]) * h[i] / h[i - 1]
+        if len(cleans) == 3:
+            first, half_second = derivatives(cleans, h[i], h[i - 1], h[i - 2])
+            x = x + a[i] * first + b[i] * half_second
+        if eta > 0:
+            x = x + sigmas[i + 1] * noise[i] * noise_like(x, generator)
     x = x + sigmas[-1] ** 2 * score(x, sigmas[-1], labels)
     return check_finite(x, "DPM-Solver++")
+
+
+def derivatives(cleans, h, h_1, h_2):
+    """Return D' and D'' / 2 of three clean images in units of h, after steps h_2 and h_1."""
+    newer = (cleans[0] - cleans[1]) * h / h_1
+    older = (cleans[1] - cleans[2]) * h / h_2
+    half_second = (newer - older) * h / (h_1 + h_2)
+    return newer + half_second * h_1 / h, half_second
 
 
 # --------------------------------------------------------------------- stochastic samplers

@@ -17,6 +17,7 @@ from experiments import (
     quick,
     score_samplers,
     score_samples,
+    solvers,
     speed,
     stability,
     time_to_quality,
@@ -74,6 +75,16 @@ EXPERIMENTS = {
         "samples against the guidance weight",
         score_samples.guidance,
         (score_samples.draw_guidance,),
+    ),
+    "solvers": Experiment(
+        "DPM-Solver++ with and without noise, guidance by labels and by a weaker network",
+        solvers.solvers,
+    ),
+    "score-guide": Experiment(
+        "trains the weaker network for this into checkpoints/",
+        solvers.score_guide,
+        trains=True,
+        minutes=7,
     ),
     "noise-scales": Experiment(
         "annealed Langevin with other noise levels",

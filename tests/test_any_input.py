@@ -187,7 +187,7 @@ def test_a_replay_buffer_is_written(samples):
 SAMPLERS = {
     helpers.annealed_langevin_dynamics: {"steps": COUNTS, "epsilon": NUMBERS},
     samplers.heun: {"churn": NUMBERS},
-    samplers.dpm_solver: {},
+    samplers.dpm_solver: {"order": COUNTS, "eta": NUMBERS},
     samplers.consistent_annealed: {"eta": NUMBERS},
     samplers.predictor_corrector: {"snr": NUMBERS},
 }

@@ -14,8 +14,15 @@ import helpers
 from dgm import samplers
 
 SOLVERS = {"heun": samplers.heun, "dpm_solver": samplers.dpm_solver}
+NOISY = {
+    f"dpm_solver of order {order} with noise": functools.partial(
+        samplers.dpm_solver, order=order, eta=1.0
+    )
+    for order in (2, 3)
+}
 SAMPLERS = {
     **SOLVERS,
+    **NOISY,
     "heun with churn": functools.partial(samplers.heun, churn=40.0),
     "consistent": samplers.consistent_annealed,
     "predictor_corrector": samplers.predictor_corrector,
@@ -52,6 +59,56 @@ def test_guidance_of_many_images_at_once_is_that_of_few():
     halves = zip(x.split(300), labels.split(300), strict=True)
     few = torch.cat([guide(x_half, 2.0, labels_half) for x_half, labels_half in halves])
     assert torch.allclose(guide(x, 2.0, labels), few)
+
+
+def gaussian_score(variance):
+    def score(x, sigma, labels=None):
+        return -x / (variance + torch.as_tensor(sigma) ** 2)
+
+    return score
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(0.0, -0.2), (1.0, -0.5), (2.0, -0.8)])
+def test_autoguidance_extrapolates_from_the_guide_to_the_network(weight, expected):
+    score = samplers.Autoguidance(gaussian_score(1.0), gaussian_score(4.0), weight)
+    assert score(torch.ones(1, 1), 1.0).item() == pytest.approx(expected)
+
+
+def test_autoguided_samples_of_two_gaussians_are_those_of_the_closed_form():
+    """The ODE keeps x (1 + sigma^2)^(-w/2) (4 + sigma^2)^((w-1)/2) for variances 1 and 4."""
+    w, first, last = 2.0, 10.0, 0.01
+    score = samplers.Autoguidance(gaussian_score(1.0), gaussian_score(4.0), w)
+    start = torch.tensor([[3.0], [-20.0]], dtype=torch.float64)
+
+    def width(sigma):
+        return (1 + sigma**2) ** (w / 2) * (4 + sigma**2) ** ((1 - w) / 2)
+
+    sigmas = samplers.karras_sigmas(first, last, 200)
+    found = samplers.heun(score, None, sigmas, start=start)
+    assert torch.allclose(found, start * width(last) / width(first), rtol=2e-3)
+
+
+@pytest.mark.parametrize("guide", [None, 2.0, lambda x: x])
+def test_a_guide_that_is_no_score_is_named(guide):
+    with pytest.raises(TypeError, match="guide must"):
+        samplers.Autoguidance(gaussian_score(1.0), guide)
+
+
+def test_a_guide_with_scores_of_another_shape_is_refused():
+    def mean_only(x, sigma, labels):
+        return -x.mean(1, keepdim=True)
+
+    score = samplers.Autoguidance(gaussian_score(1.0), mean_only)
+    with pytest.raises(ValueError, match="the guide's score must have the shape of x"):
+        samplers.dpm_solver(score, None, [1.0, 0.1], start=torch.ones(2, 3))
+
+
+def test_autoguidance_leaves_the_networks_as_they_were():
+    networks = [helpers.ScoreNetwork(width=8).train() for _ in range(2)]
+    samplers.dpm_solver(samplers.Autoguidance(*networks), None, [1.0, 0.1], n=1)
+    parameters = [p for network in networks for p in network.parameters()]
+    assert all(network.training for network in networks)
+    assert all(p.requires_grad for p in parameters)
 
 
 # ------------------------------------------------------------------------------ noise levels
@@ -184,6 +241,7 @@ def counting():
 EVALUATIONS = {
     "heun": 13,
     "dpm_solver": 7,
+    **dict.fromkeys(NOISY, 7),
     "heun with churn": 13,
     "consistent": 7,
     "predictor_corrector": 13,
@@ -306,6 +364,66 @@ def test_consistent_annealed_sampling_is_consistent(eta, generator):
     samplers.consistent_annealed(score, None, sigmas, eta=eta, start=start, generator=generator)
     widths = torch.stack([x.std() for x in seen])
     assert ((widths / sigmas - 1).abs() < 5 / math.sqrt(2 * n)).all()
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("eta", [0.3, 1.0, 2.0])
+def test_dpm_solver_adds_the_noise_of_each_level(order, eta, generator):
+    """Towards a single point each level has exactly its noise, whatever order and eta."""
+    sigmas, n, seen = samplers.geometric_sigmas(2.0, 0.5, 6), 50_000, []
+
+    def score(x, sigma, labels=None):
+        seen.append(x)
+        return -x / sigma**2
+
+    start = 2 * torch.randn(n, 1, generator=generator)
+    options = {"order": order, "eta": eta, "start": start, "generator": generator}
+    samplers.dpm_solver(score, None, sigmas, **options)
+    widths = torch.stack([x.std() for x in seen])
+    assert ((widths / sigmas - 1).abs() < 5 / math.sqrt(2 * n)).all()
+
+
+@pytest.mark.parametrize(("which", "expected"), [(0, 3.0), (1, 2.0)])
+def test_derivatives_of_a_parabola_are_exact(which, expected):
+    """D' and D'' / 2 of D = 2 t^2 + 3 t at t = 0, from unequal steps, in units of h = 1."""
+    t = torch.tensor([0.0, -0.4, -1.1], dtype=torch.float64)
+    found = samplers.derivatives(2 * t**2 + 3 * t, 1.0, 0.4, 0.7)
+    assert float(found[which]) == pytest.approx(expected)
+
+
+def test_order_two_without_noise_is_algorithm_2(mixture):
+    """Lu et al. 2022 extrapolate D by r / 2 (D - D before), r the ratio of the two steps."""
+    sigmas, x, before = (
+        samplers.karras_sigmas(levels=6),
+        torch.linspace(-9.0, 9.0, 7)[:, None],
+        None,
+    )
+    found = samplers.dpm_solver(mixture.score, None, sigmas, start=x)
+    for i in range(5):
+        clean = x + sigmas[i] ** 2 * mixture.score(x, sigmas[i])
+        ahead = clean
+        if before is not None:
+            r = torch.log(sigmas[i] / sigmas[i + 1]) / torch.log(sigmas[i - 1] / sigmas[i])
+            ahead = clean + r / 2 * (clean - before)
+        shrink, before = sigmas[i + 1] / sigmas[i], clean
+        x = shrink * x + (1 - shrink) * ahead
+    expected = x + sigmas[-1] ** 2 * mixture.score(x, sigmas[-1])
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_dpm_solver_without_noise_draws_no_noise():
+    def score(x, sigma, labels=None):
+        return -x / (1 + sigma**2)
+
+    state = torch.get_rng_state()
+    samplers.dpm_solver(score, None, [2.0, 1.0, 0.5], start=torch.ones(3, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("order", [0, 4, 2.0, None, True])
+def test_other_orders_are_refused(order):
+    with pytest.raises((TypeError, ValueError), match="order must be"):
+        samplers.dpm_solver(label_score, None, [2.0, 0.5], start=torch.zeros(3, 1), order=order)
 
 
 def test_with_eta_one_nothing_random_is_added():
