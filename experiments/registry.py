@@ -84,7 +84,7 @@ EXPERIMENTS = {
         "trains the weaker network for this into checkpoints/",
         solvers.score_guide,
         trains=True,
-        minutes=7,
+        minutes=9,
     ),
     "noise-scales": Experiment(
         "annealed Langevin with other noise levels",
