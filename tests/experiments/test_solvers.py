@@ -3,6 +3,7 @@
 import pytest
 
 from experiments import solvers
+from helpers import load_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +33,9 @@ def test_the_chosen_solver_has_a_mean_over_its_seeds(found):
 
 def test_all_numbers_of_the_solvers_are_finite(found, finite):
     assert finite(found)
+
+
+def test_the_guide_is_written_where_the_solvers_look_for_it(lab, tmp_cwd):
+    solvers.score_guide(lab, root=tmp_cwd, updates=2, width=8)
+    guide, record = load_pretrained(solvers.GUIDE, "cpu", tmp_cwd / "checkpoints")
+    assert (guide.settings["width"], record["updates"]) == (8, 2)
