@@ -10,7 +10,7 @@ PRESET ?= auto
 BIN = .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -r
 NOTEBOOKS = EBM EBM-BestPractice score-based-model
-EXTRAS = extras/what-else-a-score-can-do
+EXTRAS = extras/what-else-a-score-can-do extras/energy-meets-score
 ALL = $(NOTEBOOKS:%=%.ipynb) $(EXTRAS:%=%.ipynb)
 EXPERIMENTS = $(BIN)/python -m experiments
 RUNNER = $(BIN)/python -m dgm.runner --preset $(PRESET)

@@ -111,6 +111,18 @@ LABELS = {
     "replay_buffer_gradient_to_clean_clamped": "replay buffer and clean digit, clamped",
     "no_buffer_gradient_to_score": "baseline and score",
     "no_buffer_gradient_to_clean_clamped": "baseline and clean digit, clamped",
+    # energy over noise levels
+    "noise_energy": "energy over noise levels",
+    "same_budget_score": "score network, same U-Net and updates",
+    "annealed_metropolis": "annealed Langevin, Metropolis",
+    "upper_completed": "upper half completes to its digit",
+    "lower_completed": "lower half completes to its digit",
+    "with_metropolis": "with Metropolis steps",
+    "without_metropolis": "without Metropolis steps",
+    "accuracy": "accuracy of the energy",
+    "confidence": "mean confidence of the energy",
+    "accuracy_without_offsets": "accuracy without offsets",
+    "classifier_on_noisy": "accuracy of the digit classifier on the noisy digits",
     # speed
     "ours": "ours",
     "ebmkit": "ebmkit",

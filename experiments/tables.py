@@ -21,6 +21,7 @@ NOTEBOOKS = {
     "score-based-model": "**NCSN**: denoising score matching, annealed Langevin, class labels",
 }
 EXTRA = "extras/what-else-a-score-can-do"
+BRIDGE = "extras/energy-meets-score"
 LIBRARIES = ("ebmkit", "torchebm")
 CLASSICAL = ("total_variation", "non_local_means", "wavelet", "wiener")
 
@@ -177,6 +178,7 @@ def document(folder, repository=""):
         "evaluation_minutes": sum(results[name]["minutes"] for name in EVALUATION),
         "libraries": LIBRARIES,
         "extra": EXTRA,
+        "bridge": BRIDGE,
         "min_samples": MIN_SAMPLES,
         "repository": repository,
     }

@@ -42,6 +42,7 @@ EXPORTS = {
         "posterior_samples.png",
     ],
     "what-else-a-score-can-do": ["sbm_inpainting.png", "sbm_interpolation.png"],
+    "energy-meets-score": ["energy_mixture.png", "energy_samples.png", "energy_halves.png"],
 }
 MODELS = ["EBM", "EBM-BestPractice", "score-based-model"]  # what the notebooks of these names train
 LIMITS = {"EBM-BestPractice": 250, "score-based-model": 340}  # lines of code but the set-up cell's
@@ -173,6 +174,10 @@ def test_notebook_with_committed_weights_does_not_train(name, executed):
 def test_further_uses_load_the_committed_network(executed):
     text = text_of(executed("what-else-a-score-can-do", pretrained=True), "stdout")
     assert "The network: score-based-model, preset full" in text
+
+
+def test_energy_meets_score_loads_the_committed_energy(executed):
+    assert "noise-energy, preset full" in text_of(executed("energy-meets-score"), "stdout")
 
 
 @each_export

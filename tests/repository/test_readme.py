@@ -26,7 +26,13 @@ SCORE_SNIPPET = (
 )
 FIGURES = sorted(set(re.findall(r"assets/([\w.-]+\.(?:png|gif))", "".join(DOCUMENTS.values()))))
 SCREENSHOT = "app.png"  # the app's page in a browser, which no notebook draws
-WEIGHTS = ["EBM", "EBM-BestPractice", "EBM-tutorial-settings", "score-based-model"]
+WEIGHTS = [
+    "EBM",
+    "EBM-BestPractice",
+    "EBM-tutorial-settings",
+    "noise-energy",
+    "score-based-model",
+]
 
 
 def python_blocks(*names):
