@@ -88,8 +88,9 @@ def mala(energy, start, steps, step_size, *, adjust=True, generator=None):
     """Run Metropolis-adjusted Langevin dynamics on an energy (Roberts & Tweedie 1996).
 
     A step proposes y = x - h grad E(x) + sqrt(2 h) z, where h is step_size, and moves there with
-    probability min(1, a), a = p(y) q(x | y) / (p(x) q(y | x)). So p(x) ~ exp(-E(x)) is stationary
-    for every h. With adjust=False it always moves, which is biased. `energy` maps x [B, ...] to
+    probability min(1, a), a = p(y) q(x | y) / (p(x) q(y | x)). So the density p, which is
+    proportional to exp(-E), is stationary for every h. With adjust=False it always moves, which is
+    biased. `energy` maps x [B, ...] to
     energies [B]. Returns x and the share of steps that moved, [B]. Raises ValueError unless the
     start has finite energies, FloatingPointError if a chain diverges.
     """
@@ -149,7 +150,8 @@ def annealed_mala(
 
     `energy(x, sigma, labels)` gives energies [B]; x is `start` [B, ...], of any shape, with noise
     of the first level. Step sizes are those of annealed_langevin_dynamics, which is the same
-    algorithm with adjust=False. Returns x and the mean acceptance of each level, [L]. Raises
+    algorithm with adjust=False. The last step of `denoise` is Tweedie's formula for one density; in
+    a product it is too long. Returns x and the mean acceptance of each level, [L]. Raises
     ValueError for wrong labels or sigmas, FloatingPointError if a chain diverges.
     """
     checks.check_takes(energy, "x, sigma, labels")
