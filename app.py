@@ -253,7 +253,7 @@ def energy_tab():
     with gr.Column(scale=1) as left:
         origin = gr.Radio([NOISE, SKETCH], value=NOISE, label="Chains start from")
         drawing = drawing_field(12)
-        steps = gr.Slider(20, 1000, 500, step=20, label="Langevin steps")
+        steps = gr.Slider(20, 2000, 1000, step=20, label="Langevin steps")
         inputs = [origin, drawing, steps, seed_field()]
     with gr.Column(scale=2):
         text = gr.Markdown(

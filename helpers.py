@@ -19,7 +19,6 @@ from dgm.device import chain_dtype, fast_math, pick_device
 from dgm.halves import as_a_whole, in_halves
 from dgm.progress import progress_bar
 from dgm.samplers import (
-    GUIDANCE,
     annealed_step,
     begin_sampling,
     device_of,
@@ -237,20 +236,25 @@ def ema_of(model, decay):
 class ReplayBuffer:
     """Persistent chains (Tieleman 2008; Du & Mordatch 2019): `size` images as one tensor.
 
-    sample() draws distinct slots and restarts each from uniform noise with probability `redraw`.
-    A pair (often, rarely) gives probabilities in geometric progression from the first slot to
-    the last, so that chains of every age occur. write_back() stores the continued chains in the
-    same slots. Raises ValueError if `redraw` is not a probability.
+    sample() draws distinct slots and restarts each with probability `redraw`, from restart(n) (n
+    images) or from uniform noise. A pair (often, rarely) gives probabilities in geometric
+    progression from the first slot to the last, so that chains of every age occur. write_back()
+    stores the continued chains in the same slots. Raises ValueError if `redraw` is no probability.
     """
 
-    def __init__(self, size=10_000, redraw=0.05, chains=None, device="cpu", generator=None):
+    def __init__(
+        self, size=10_000, redraw=0.05, chains=None, restart=None, device="cpu", generator=None
+    ):
         checks.check_generator(generator)
+        self.options, self.slots = {"device": device, "generator": generator}, None
+        self.restart = restart or (lambda n: torch.rand(n, *IMAGE_SHAPE, **self.options))
+        checks.check_takes(self.restart, "n", name="restart")
         if chains is None:
             checks.check_count(size, "size")
-            chains = torch.rand(size, *IMAGE_SHAPE, device=device, generator=generator)
+            chains = self.restart(size)
+            checks.check_length(chains, size, "restart(n)", "n")
         self.chains = checks.check_chains(chains).to(device, copy=True)
         self.redraw = self.redraw_rates(redraw, len(self.chains)).to(device)
-        self.generator, self.slots = generator, None
 
     @staticmethod
     def redraw_rates(redraw, size):
@@ -261,22 +265,17 @@ class ReplayBuffer:
         return len(self.chains)
 
     def sample(self, batch_size):
-        """Return initial states [batch_size, 1, 28, 28].
-
-        Raises ValueError if batch_size exceeds the number of slots.
-        """
+        """Return initial states [B, 1, 28, 28]. Raises ValueError for more than the slots."""
         checks.check_count(batch_size, "batch_size", high=len(self))
-        options = {"device": self.chains.device, "generator": self.generator}
-        self.slots = torch.randperm(len(self), **options)[:batch_size]
-        noise = torch.rand(batch_size, *IMAGE_SHAPE, **options)
-        fresh = torch.rand(batch_size, **options) < self.redraw[self.slots]
-        return torch.where(fresh.view(-1, 1, 1, 1), noise, self.chains[self.slots])
+        self.slots = torch.randperm(len(self), **self.options)[:batch_size]
+        new = self.restart(batch_size)
+        checks.check_images(new, "restart(n)", self.chains.device)
+        checks.check_length(new, batch_size, "restart(n)", "n")
+        fresh = torch.rand(batch_size, **self.options) < self.redraw[self.slots]
+        return torch.where(fresh.view(-1, 1, 1, 1), new, self.chains[self.slots])
 
     def write_back(self, samples):
-        """Store the chains in the slots of the last sample().
-
-        Raises ValueError if their number differs.
-        """
+        """Store the chains in the slots of the last sample(). Raises ValueError for fewer."""
         checks.check_images(samples, "samples", self.chains.device)
         drawn = 0 if self.slots is None else len(self.slots)
         checks.check_length(samples, drawn, "samples", "the last sample()")
@@ -295,7 +294,7 @@ class ReplayBuffer:
 def langevin_dynamics(
     model,
     samples,
-    steps=500,
+    steps=1_000,
     step_size=2.5,
     noise=0.005,
     clip=0.06,
@@ -350,7 +349,7 @@ def annealed_langevin_dynamics(
     start=None,
     steps=8,
     epsilon=None,
-    guidance=GUIDANCE,
+    guidance=2.0,
     denoise=True,
     snapshots=None,
     generator=None,
@@ -469,7 +468,7 @@ def set_learning_rate(optimizer, peak, update, total, warmup=100, fall=0.8, last
         group["lr"] = rate
 
 
-def choose_denoising_steps(model, clean, sigma, most=60, generator=None):
+def choose_denoising_steps(model, clean, sigma, most=150, generator=None):
     """Return the number of noise-free Langevin steps that brings clean + sigma z closest to clean.
 
     Use training images for `clean`.

@@ -362,21 +362,20 @@ def as_bytes(chains, n=1000):
     return (chains[slots].clamp(0, 1) * 255).round().byte().cpu()
 
 
-def save_pretrained(run, model, chains=None):
+def save_pretrained(run, model, chains=None, before=None):
     """Write a finished run as a small file and return its contents.
 
     The file has half-precision weights, history, settings and, for an energy, 1,000 chains as
-    uint8. It goes to the run's folder and, with `run.publish`, also to checkpoints/.
+    uint8. It goes to the run's folder and, with `run.publish`, also to checkpoints/. History,
+    updates and minutes include those of `before`, the record of an earlier phase.
     """
     saved = load_checkpoint(run.checkpoint, "run")
-    weights = {}
-    for name, value in model.state_dict().items():
-        weights[name] = (value.half() if value.is_floating_point() else value).cpu()
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     contents = {
         "kind": "pretrained",
         "network": type(model).__name__,
         "network_settings": model.settings,
-        "weights": weights,
+        "weights": {k: v.cpu() for k, v in weights.items()},
         "preset": run.preset,
         "settings": saved["settings"],
         "history": {name: values.half() for name, values in saved["history"].items()},
@@ -384,6 +383,11 @@ def save_pretrained(run, model, chains=None):
         "minutes": saved["seconds"] / 60,
         "hardware": saved["hardware"],
     }
+    if before is not None:
+        contents |= {key: before[key] + contents[key] for key in ("updates", "minutes")}
+        for name, values in contents["history"].items():
+            earlier = torch.as_tensor(before["history"][name]).to(values)
+            contents["history"][name] = torch.cat([earlier, values])
     if chains is not None:
         contents["chains"] = as_bytes(chains)
     for folder in (run.folder, *([CHECKPOINTS] if run.publish else [])):
@@ -396,12 +400,10 @@ def load_record(name, device, folder=None):
 
     record["digest"] identifies the file; record["label"] names preset, minutes and hardware.
     """
-    folder = Path(folder) if folder else CHECKPOINTS
-    path = folder / f"{name}.pt"
+    path = Path(folder or CHECKPOINTS) / f"{name}.pt"
     if not path.exists():
-        names = sorted(p.stem for p in folder.glob("*.pt") if p.stem != "classifier")
-        there = ", ".join(names) or "none"
-        raise FileNotFoundError(f"there is no {path}: pass one of these names: {there}")
+        names = ", ".join(sorted({p.stem for p in path.parent.glob("*.pt")} - {"classifier"}))
+        raise FileNotFoundError(f"there is no {path}: pass one of these names: {names or 'none'}")
     record = load_checkpoint(path, "pretrained", device)
     record["history"] = {k: v.float().cpu().numpy() for k, v in record["history"].items()}
     record["digest"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]

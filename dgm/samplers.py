@@ -289,7 +289,7 @@ def dpm_solver(
     labels,
     sigmas,
     *,
-    order=2,
+    order=3,
     eta=0.0,
     n=None,
     start=None,

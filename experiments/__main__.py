@@ -9,6 +9,8 @@ from experiments import laboratory, results, tables
 from experiments.registry import EVALUATION, EXPERIMENTS
 from experiments.results import RESULTS, compare_folders, read_result, read_results, write_result
 
+INTO_CHECKPOINTS = {"tutorial", "first-phase", "second-phase", "score-guide", "noise-energy"}
+
 
 def minutes_of(name, folder=RESULTS):
     """Return the duration of an experiment as text, measured if its result has it."""
@@ -99,7 +101,7 @@ def main():
             continue
         if EXPERIMENTS[name].laboratory and lab is None:
             lab = laboratory.open_laboratory(arguments.max_samples)
-            if Path(arguments.folder).resolve() == RESULTS or "tutorial" in names:
+            if Path(arguments.folder).resolve() == RESULTS or INTO_CHECKPOINTS & set(names):
                 check_committed(lab)
         run(name, lab, arguments.folder)
     return None

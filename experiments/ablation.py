@@ -1,15 +1,13 @@
-"""Ablation of the energy's training recipe, and training with more old chains."""
+"""Ablation of the energy's training recipe: one change at a time, at equal cost."""
 
 from pathlib import Path
 
 import numpy as np
 
-from dgm import plots, runs
-from experiments.chains import evaluate_chains
+from dgm import plots
 from experiments.names import label
 from experiments.stability import gap_statistics, one_core_each, train_and_evaluate
-from experiments.training import BEST, SMALLER, train_energy
-from helpers import load_pretrained
+from experiments.training import SMALLER
 
 CHANGES = {
     "recipe": {},
@@ -26,7 +24,6 @@ CHANGES = {
     "samples_squared_too": {"regularise_samples": True},
     "nothing_squared": {"regularisation": 0.0},
 }
-OLDER = {"old_share": 0.5, "old_size": 512, "fall": 0.25, "ema_decay": 0.999}
 
 
 def as_text(change):
@@ -92,28 +89,3 @@ def draw_ablation(results, folder):
     figure.legend(*entries, fontsize=8, ncols=3, loc="upper right")
     plots.write_figure(figure, folder / "ebm_ablation.png")
     plt.close(figure)
-
-
-def older_chains(
-    lab,
-    n=500,
-    lengths=(60, 200, 500, 1_000, 2_000, 5_000, 10_000),
-    seed=1,
-    root="runs/experiments",
-):
-    """Measure training with half of each batch from old chains against the committed energy."""
-    path, found = Path(root) / "older-chains.pt", {}
-    model, _ = train_energy(BEST._replace(**OLDER), lab.digits, path, seed)
-    committed, _ = load_pretrained("EBM-BestPractice", lab.device)
-    n = min(n, lab.max_samples)
-    for name, energy in (("half_old", model), ("quarter_old", committed)):
-        found[name] = evaluate_chains(lab, energy, BEST, 1_000 + seed, n, list(lengths), name)
-    minutes = runs.load_checkpoint(path, "run")["seconds"] / 60
-    return {
-        "minutes": round(minutes, 1),
-        "seed": seed,
-        "n": n,
-        "floor": lab.floor(n),
-        "chains": found,
-        "changed": as_text(OLDER),
-    }

@@ -19,13 +19,16 @@ ENERGIES = {
     "no_buffer": "EBM",
     "tutorial": "EBM-tutorial-settings",
 }
+# the lengths that all samples reach
+LENGTHS = dict.fromkeys(ENERGIES, (20, 60, 200, 500)) | {"replay_buffer": (20, 60, 200, 500, 1_000)}
 COLORS = {"no_buffer": "tab:blue", "replay_buffer": "tab:orange", "tutorial": "tab:green"}
 
 
-def evaluate_chains(lab, model, recipe, seed, n, lengths, name):
-    """Return {steps: metrics} of n fresh chains of one energy at increasing lengths."""
+def evaluate_chains(lab, model, recipe, seed, n, lengths, name, start=None):
+    """Return {steps: metrics} of n chains of one energy, from noise or from images `start`."""
     generator = torch.Generator(lab.device).manual_seed(seed)
-    start = torch.rand(n, *IMAGE_SHAPE, device=lab.device, generator=generator)
+    if start is None:
+        start = torch.rand(n, *IMAGE_SHAPE, device=lab.device, generator=generator)
     options = {**recipe.chain, "snapshots": lengths, "generator": generator}
     _, frames = langevin_dynamics(model, start, lengths[-1], **options)
     found = {str(k): lab.evaluate(x) for k, x in zip(lengths, frames, strict=True)}
@@ -73,20 +76,22 @@ def chains_of(key, lab, name, digest, seed, lengths, later):
     return result
 
 
-def chains(lab, seed=7, lengths=(20, 60, 200, 500), later=(1_000, 2_000, 5_000, 10_000)):
+def chains(lab, seed=7, lengths=None, later=(1_000, 2_000, 5_000, 10_000)):
     """Measure the quality of fresh chains against their length for three energies."""
     few = min(1_000, lab.max_samples)
     many = lab.max_samples // few * few
-    energies = {}
-    for key, name in ENERGIES.items():
+    found = {}
+    for key, first in (lengths or LENGTHS).items():
+        name = ENERGIES[key]
         digest = load_pretrained(name, lab.device)[1]["digest"]
-        energies[key], _ = recall(chains_of, lab, name, digest, seed, lengths, later)
+        after = tuple(steps for steps in later if steps > first[-1])
+        found[key], _ = recall(chains_of, lab, name, digest, seed, first, after)
     return {
         "seed": seed,
         "n_many": many,
         "n_few": few,
         "floor": {"many": lab.floor(many), "few": lab.floor(few)},
-        "energies": energies,
+        "energies": found,
     }
 
 
@@ -146,9 +151,9 @@ def draw_memorisation(results, folder):
 def tutorial(lab):
     """Train an energy with the tutorial's settings and write its weights to checkpoints/."""
     torch.set_num_threads(1)  # like the training of the two EBMs
-    name = "EBM-tutorial-settings"
-    run = runs.Run(name, "full", False, True, Path("runs/experiments"))  # to checkpoints/
-    model, _ = train_energy(TUTORIAL._replace(updates=1_900), lab.digits, run.checkpoint, seed=1)
+    run = runs.Run("EBM-tutorial-settings", "full", False, True, Path("runs/experiments"))
+    recipe = TUTORIAL._replace(updates=1_900)
+    model, _ = train_energy(recipe, lab.digits, run.checkpoint, seed=1)
     record = runs.save_pretrained(run, model)
     minutes = f"{record['minutes']:.1f} minutes on {record['hardware']}"
     print(f"{record['updates']:,} updates in {minutes}")

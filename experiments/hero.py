@@ -10,7 +10,7 @@ from dgm.samplers import geometric_sigmas
 from experiments.results import RESULTS
 from helpers import annealed_langevin_dynamics, langevin_dynamics, load_pretrained
 
-STEPS = [0, 10, 20, 60, 200, 350, 500]
+STEPS = [0, 10, 20, 60, 200, 500, 1_000]
 LEVELS = [0, 10, 13, 15, 17, 21, 30]  # completed noise levels
 SAMPLES = RESULTS / "hero.npz"
 

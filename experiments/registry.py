@@ -17,6 +17,7 @@ from experiments import (
     likelihood,
     noise_energy,
     out_of_distribution,
+    phases,
     quick,
     score_samplers,
     score_samples,
@@ -132,15 +133,28 @@ EXPERIMENTS = {
         trains=True,
     ),
     "break-away": Experiment(
-        "the full recipe with squared energies of the samples in the loss",
+        "the first phase of the full recipe with squared energies of the samples in the loss",
         stability.break_away,
         (stability.draw_break_away,),
         trains=True,
     ),
-    "older-chains": Experiment(
-        "the full recipe with half of each batch from old chains",
-        ablation.older_chains,
+    "old-chains": Experiment(
+        "chains after one and two phases of training, from noise and from test digits",
+        phases.old_chains,
+        (phases.draw_old_chains,),
         trains=True,
+    ),
+    "first-phase": Experiment(
+        "trains the first phase of the replay-buffer energy into checkpoints/",
+        phases.first_phase,
+        trains=True,
+        minutes=54,
+    ),
+    "second-phase": Experiment(
+        "continues the first phase and trains the replay-buffer energy into checkpoints/",
+        phases.second_phase,
+        trains=True,
+        minutes=10,
     ),
     "tutorial": Experiment(
         "trains an energy with a published tutorial's settings into checkpoints/",

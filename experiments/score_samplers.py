@@ -1,5 +1,6 @@
 """Samplers of the score network against their cost; noise levels; averaged weights."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ SAMPLERS = {
     "predictor_corrector": two_a_level(predictor_corrector, geometric_sigmas),
     "heun": two_a_level(heun, karras_sigmas),
     "heun_churn": two_a_level(heun, karras_sigmas, churn=10.0),
-    "dpm_solver": one_a_level(dpm_solver, karras_sigmas),
+    "dpm_solver": one_a_level(partial(dpm_solver, order=2), karras_sigmas),
 }
 # further numbers of evaluations, for samplers that benefit from them
 MANY = {"annealed_langevin": (200, 1_000), "predictor_corrector": (200,)}

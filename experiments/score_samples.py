@@ -192,7 +192,7 @@ def quick_score_of_seed(key, lab, seed, updates, n, width, levels, root):
     generator, sigmas = seed_everything(7, lab.device), karras_sigmas(levels=levels)
 
     def draw(part):
-        return dpm_solver(model, part, sigmas, generator=generator)
+        return dpm_solver(model, part, sigmas, order=2, generator=generator)
 
     return evaluate_conditional(lab, in_batches(draw, labels, 500), labels)
 

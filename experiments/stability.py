@@ -192,7 +192,7 @@ def where_chains_go(energy, recipe, seed, n, steps, device):
 
 
 def break_away(lab, updates=6_000, n=64, seed=1, root="runs/experiments"):
-    """Measure the full recipe with squared energies of the samples in the loss.
+    """Measure the first phase of the full recipe with squared energies of the samples.
 
     It is compared with the committed run over the updates in which both have the same constant
     learning rate.
@@ -203,7 +203,7 @@ def break_away(lab, updates=6_000, n=64, seed=1, root="runs/experiments"):
     run = runs.load_checkpoint(path, "run", lab.device)
     model = EnergyNetwork(recipe.width).to(lab.device)
     model.load_state_dict(run["state"]["model"])
-    committed, record = load_pretrained("EBM-BestPractice", lab.device)
+    committed, record = load_pretrained("EBM-first-phase", lab.device)
     sides = {
         "samples_squared_too": (model, history),
         "data_squared_only": (committed, record["history"]),

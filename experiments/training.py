@@ -68,7 +68,7 @@ TUTORIAL = Recipe(
     ema_decay=0.0,
     buffer_size=8_192,
 )
-# EBM-BestPractice.ipynb's `full` recipe, and its `quick` one with half the width.
+# First phase of EBM-BestPractice.ipynb's `full` recipe, and its `quick` one with half the width.
 BEST = Recipe(
     updates=14_000,
     batch_size=64,
@@ -77,33 +77,67 @@ BEST = Recipe(
     old_share=0.25,
     regularise_samples=False,
 )
+# Its second phase, which continues the first: a low rate, and half of each batch are chains that
+# started from noisy training digits.
+SECOND = BEST._replace(
+    updates=2_000,
+    learning_rate=5e-5,
+    warmup=500,
+    fall=0.6,
+    ema_decay=0.9994,
+    redraw=0.03,
+    old_size=192,
+    old_redraw=(0.02, 0.0005),
+    old_share=0.5,
+)
 SMALLER = Recipe(width=16, batch_size=64, old_share=0.25, regularise_samples=False)
 
 
-def buffers_of(recipe, device, generator):
-    """Return {name: (replay buffer, number of images per batch)}."""
+def buffers_of(recipe, device, generator, chains=None, restart=None):
+    """Return {name: (replay buffer, number of images per batch)}.
+
+    The first buffer starts from `chains`, the second one from restart(n); by default from noise.
+    """
     if not recipe.buffer_size:
         return {}
     old = round(recipe.old_share * recipe.batch_size)
     options = {"device": device, "generator": generator}
     buffers = {}
     if recipe.batch_size > old:
-        buffer = ReplayBuffer(recipe.buffer_size, recipe.redraw, **options)
+        buffer = ReplayBuffer(recipe.buffer_size, recipe.redraw, chains, **options)
         buffers["replay_buffer"] = buffer, recipe.batch_size - old
     if old:
-        buffers["old_chains"] = ReplayBuffer(recipe.old_size, recipe.old_redraw, **options), old
+        buffer = ReplayBuffer(recipe.old_size, recipe.old_redraw, restart=restart, **options)
+        buffers["old_chains"] = buffer, old
     return buffers
 
 
-def energy_updates(recipe, digits, path, seed):
+def noisy_digits(images, noise, generator):
+    """Return restart(n), which draws n training images with added noise, clamped to [0, 1]."""
+    options = {"device": images.device, "generator": generator}
+
+    def restart(n):
+        x = images[torch.randint(len(images), (n,), **options)]
+        return (x + noise * torch.randn(x.shape, **options)).clamp(0, 1)
+
+    return restart
+
+
+def energy_updates(recipe, digits, path, seed, first=None):
     """Train an energy like the two EBM notebooks; yield (averaged network, history).
 
     It yields after every update and at the end, and resumes from `path` like runs.training_steps.
+    With `first`, the network and record of a finished first phase, it trains the second one.
     """
     images, device = digits.train_images, digits.train_images.device
     generator = seed_everything(seed, device)
     model = EnergyNetwork(recipe.width).to(device)
-    buffers = buffers_of(recipe, device, generator)
+    if first is None:
+        buffers = buffers_of(recipe, device, generator)
+    else:
+        model.load_state_dict(first[0].state_dict())
+        restart = noisy_digits(images, recipe.data_noise, generator)
+        buffers = buffers_of(recipe, device, generator, first[1]["chains"], restart)
     shares = [share for _, share in buffers.values()]
     ema = ema_of(model, recipe.ema_decay)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=(0.0, 0.999))
@@ -143,9 +177,9 @@ def energy_updates(recipe, digits, path, seed):
     yield ema.module, history  # also if no updates remained
 
 
-def train_energy(recipe, digits, path, seed):
+def train_energy(recipe, digits, path, seed, first=None):
     """Train an energy completely; return (averaged network, history as arrays)."""
-    *_, (model, history) = energy_updates(recipe, digits, path, seed)
+    *_, (model, history) = energy_updates(recipe, digits, path, seed, first)
     return model, {name: np.array(values) for name, values in history.items()}
 
 

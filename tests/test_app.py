@@ -291,7 +291,7 @@ def test_a_field_left_empty_gives_no_traceback(page):
 
 
 STREAMS = {
-    "Energy": ("Run chains", (), r"step \d+ of 500", 2),
+    "Energy": ("Run chains", (), r"step [\d,]+ of 1,?000", 2),
     "Complete": ("Complete", BAND, r"step \d+ of 50", 1),
 }
 

@@ -127,3 +127,35 @@ def test_writing_back_another_number_is_refused(white):
 def test_chains_that_are_no_images_are_refused():
     with pytest.raises(ValueError, match=r"\[B, 1, 28, 28\]"):
         helpers.ReplayBuffer(chains=torch.zeros(4, 28, 28))
+
+
+def grey(n):
+    return torch.full((n, 1, 28, 28), 0.5)
+
+
+def test_a_restart_fills_the_buffer_at_the_start():
+    assert helpers.ReplayBuffer(3, restart=grey).chains.eq(0.5).all()
+
+
+def test_a_restart_replaces_noise_where_chains_restart():
+    buffer = helpers.ReplayBuffer(4, 1.0, torch.zeros(4, 1, 28, 28), restart=grey)
+    assert buffer.sample(4).eq(0.5).all()
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_a_restart_with_another_number_of_images_is_refused(start):
+    chains = torch.zeros(4, 1, 28, 28) if start else None
+    with pytest.raises(ValueError, match=r"restart\(n\) must have length"):
+        helpers.ReplayBuffer(4, chains=chains, restart=lambda n: grey(1)).sample(2)
+
+
+def test_a_restart_that_gives_no_images_is_refused():
+    buffer = helpers.ReplayBuffer(chains=grey(4), restart=lambda n: torch.zeros(n, 784))
+    with pytest.raises(ValueError, match=r"restart\(n\) must have shape"):
+        buffer.sample(2)
+
+
+@pytest.mark.parametrize("restart", [0.5, lambda: None])
+def test_a_restart_that_is_no_function_of_n_is_refused(restart):
+    with pytest.raises(TypeError, match="restart must"):
+        helpers.ReplayBuffer(4, restart=restart)

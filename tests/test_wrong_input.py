@@ -1065,7 +1065,8 @@ case(
     lambda: helpers.load_pretrained("EBM.pt", "cpu"),
     FileNotFoundError,
     f"there is no {CHECKPOINTS}/EBM.pt.pt: pass one of these names: EBM, "
-    f"EBM-BestPractice, EBM-tutorial-settings, noise-energy, score-based-model, score-guide",
+    f"EBM-BestPractice, EBM-first-phase, EBM-tutorial-settings, noise-energy, "
+    f"score-based-model, score-guide",
 )
 case(
     "load_pretrained",

@@ -7,16 +7,12 @@ from experiments import chains
 from experiments.training import Recipe
 from helpers import EnergyNetwork
 
+SMALLEST = {"tutorial": (2, 4)}  # the smallest of the energies
+
 
 @pytest.fixture(scope="module")
 def measured(lab):
-    return chains.chains(lab, lengths=(2, 4), later=(6,))
-
-
-@pytest.fixture
-def one_energy(monkeypatch):
-    """Only the smallest of the three energies."""
-    monkeypatch.setattr(chains, "ENERGIES", {"tutorial": "EBM-tutorial-settings"})
+    return chains.chains(lab, lengths=dict.fromkeys(chains.ENERGIES, (2, 4)), later=(4, 6))
 
 
 @pytest.mark.parametrize("energy", ["replay_buffer", "no_buffer", "tutorial"])
@@ -48,20 +44,20 @@ def test_all_numbers_of_the_chains_are_finite(measured, finite):
     assert finite(measured)
 
 
-def test_the_same_weights_are_not_sampled_again(lab, one_energy, monkeypatch):
-    first = chains.chains(lab, lengths=(2, 4), later=())
+def test_the_same_weights_are_not_sampled_again(lab, monkeypatch):
+    first = chains.chains(lab, lengths=SMALLEST, later=())
     monkeypatch.setattr(chains, "langevin_dynamics", None)  # whoever samples now, fails
-    assert chains.chains(lab, lengths=(2, 4), later=())["energies"] == first["energies"]
+    assert chains.chains(lab, lengths=SMALLEST, later=())["energies"] == first["energies"]
 
 
-def test_other_weights_are_sampled_anew(lab, one_energy, monkeypatch):
-    chains.chains(lab, lengths=(2, 4), later=())
+def test_other_weights_are_sampled_anew(lab, monkeypatch):
+    chains.chains(lab, lengths=SMALLEST, later=())
     model, record = chains.load_pretrained("EBM-tutorial-settings", "cpu")
     other = model, {**record, "digest": "of other weights"}
     monkeypatch.setattr(chains, "load_pretrained", lambda *_: other)
     monkeypatch.setattr(chains, "langevin_dynamics", None)
     with pytest.raises(TypeError):
-        chains.chains(lab, lengths=(2, 4), later=())
+        chains.chains(lab, lengths=SMALLEST, later=())
 
 
 def test_fresh_chains_of_one_seed_are_the_same(lab):

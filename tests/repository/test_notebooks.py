@@ -46,14 +46,9 @@ EXPORTS = {
 }
 MODELS = ["EBM", "EBM-BestPractice", "score-based-model"]  # what the notebooks of these names train
 LIMITS = {"EBM-BestPractice": 250, "score-based-model": 340}  # lines of code but the set-up cell's
-LOOPS = {
-    "EBM": {"buffer_size": 0},
-    "EBM-BestPractice": {
-        "buffer_size": 200,
-        "old_share": 0.25,
-        "regularise_samples": False,
-        "ema_decay": 0.998,
-    },
+LOOPS = {  # {run: (notebook, its recipe in smoke mode)}
+    "EBM": ("EBM", training.Recipe(buffer_size=0)),
+    "EBM-first-phase": ("EBM-BestPractice", training.BEST._replace(buffer_size=200)),
 }
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -204,8 +199,9 @@ def test_smoke_run_leaves_assets_alone(name, pretrained, executed, workshop):
 @pytest.mark.parametrize("name", LOOPS)
 def test_experiments_train_as_the_notebooks_do(name, executed, workshop, tmp_path):
     """The loop of experiments/training.py is the notebooks' own, to the bit."""
-    executed(name)
-    recipe = training.Recipe(updates=6, batch_size=16, langevin_steps=5, **LOOPS[name])
+    notebook, recipe = LOOPS[name]
+    executed(notebook)
+    recipe = recipe._replace(updates=6, batch_size=16, langevin_steps=5)
     training.train_energy(recipe, data.uci_digits(), tmp_path / "run.pt", seed=1)
     notebook = workshop / "runs" / "smoke-uci-digits" / f"{name}-resume.pt"
     paths = {"ours": tmp_path / "run.pt", "theirs": notebook}
@@ -213,6 +209,15 @@ def test_experiments_train_as_the_notebooks_do(name, executed, workshop, tmp_pat
     assert weights["ours"].keys() == weights["theirs"].keys()
     for key, value in weights["ours"].items():
         assert torch.equal(value, weights["theirs"][key])
+
+
+def test_the_second_phase_has_the_settings_of_the_experiments(executed, workshop):
+    executed("EBM-BestPractice")
+    path = workshop / "runs" / "smoke-uci-digits" / "EBM-BestPractice-resume.pt"
+    theirs, ours = runs.load_checkpoint(path, "run")["settings"], training.SECOND._asdict()
+    smaller = {"updates", "batch_size", "langevin_steps", "buffer_size"}  # in smoke mode
+    shared = (set(theirs) & set(ours)) - smaller
+    assert {key: theirs[key] for key in shared} == {key: ours[key] for key in shared}
 
 
 # ----------------------------------------------------------------------------- your own images

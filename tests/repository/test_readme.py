@@ -1,6 +1,7 @@
 """README and docs/: code runs, links and figures exist, weights are what is promised."""
 
 import functools
+import json
 import os
 import re
 from pathlib import Path
@@ -29,6 +30,7 @@ SCREENSHOT = "app.png"  # the app's page in a browser, which no notebook draws
 WEIGHTS = [
     "EBM",
     "EBM-BestPractice",
+    "EBM-first-phase",
     "EBM-tutorial-settings",
     "noise-energy",
     "score-based-model",
@@ -96,6 +98,13 @@ def test_the_score_model_draws_the_digit_it_is_asked_for(run_block):
     classifier = metrics.load_classifier(names["samples"].device)
     assert len(names["samples"]) == 100
     assert metrics.accuracy(classifier, names["samples"], names["labels"]) >= 0.95
+
+
+def test_the_caption_of_the_grid_says_how_many_of_its_digits_are_misread():
+    path = ROOT / "assets" / "results" / "score-based-model.json"
+    said = re.search(r"The classifier misreads (\w+) of them", README).group(1)
+    found = json.loads(path.read_text(encoding="utf-8"))["misread_in_grid"]
+    assert {"none": 0, "one": 1}[said] == found
 
 
 def test_readme_has_figures():

@@ -23,7 +23,7 @@ OPTIONAL = {
     "likelihood": ("sbm_likelihood.png",),
     "energy-behind-the-score": ("sbm_energy_behind.png",),
     "score-seeds": (),
-    "older-chains": (),
+    "old-chains": (),
 }
 
 specification = importlib.util.spec_from_file_location("build_report", ROOT / "report" / "build.py")
@@ -172,13 +172,12 @@ def pretended_score_seeds():
     }
 
 
-def pretended_older_chains():
-    lengths = dict.fromkeys(("500", "10000"), EVALUATED)
+def pretended_old_chains():
+    lengths = dict.fromkeys(("500", "1000", "5000"), EVALUATED)
     return {
         **RECORD,
         "n": 500,
-        "changed": {"old_share": "0.5"},
-        "chains": {"half_old": lengths, "quarter_old": lengths},
+        "chains": {"both_from_noise": lengths, "first_from_noise": lengths},
     }
 
 
@@ -192,7 +191,7 @@ def pretended_results():
         "likelihood": pretended_likelihood(),
         "energy-behind-the-score": pretended_energy_behind(),
         "score-seeds": pretended_score_seeds(),
-        "older-chains": pretended_older_chains(),
+        "old-chains": pretended_old_chains(),
     }
 
 
@@ -282,7 +281,7 @@ def test_a_report_with_all_optional_results_has_a_reasonable_length(copy, langua
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_each_optional_result_that_is_not_a_paragraph_adds_a_section(copy, language):
-    paragraphs = {"averaging", "score-seeds", "older-chains"}
+    paragraphs = {"averaging", "score-seeds", "old-chains"}
     remove_optional(copy)
     without = count(copy, language, "heading")
     add_optional(copy)
