@@ -1,5 +1,5 @@
 # make run    train the three notebooks from scratch and look at the digits (about 14 minutes on two cores)
-# make demo   the same with the committed weights, no training (less than 90 seconds on two idle cores)
+# make demo   the same with the committed weights, no training (less than two minutes on two idle cores)
 # make app    try the models in a browser (APP="--share", APP="--host 0.0.0.0 --port 8000": see app.py --help)
 # make test   the tests; those of the app's page need Chromium (REQUIRE_BROWSER=1 fails where it is missing)
 # make report the two reports as PDF, from their sources in report/ and the results in assets/
