@@ -1,7 +1,6 @@
 """Sample quality of the energies against chain length, and nearest training images."""
 
 import time
-from pathlib import Path
 
 import torch
 
@@ -11,7 +10,7 @@ from dgm.device import hardware_name, seed_everything
 from experiments.floors import floor_of
 from experiments.laboratory import nearest_training_digits, recall
 from experiments.names import label
-from experiments.training import TUTORIAL, train_energy
+from experiments.training import TUTORIAL, train_into_checkpoints
 from helpers import langevin_dynamics, load_pretrained
 
 ENERGIES = {
@@ -150,10 +149,5 @@ def draw_memorisation(results, folder):
 
 def tutorial(lab):
     """Train an energy with the tutorial's settings and write its weights to checkpoints/."""
-    torch.set_num_threads(1)  # like the training of the two EBMs
-    run = runs.Run("EBM-tutorial-settings", "full", False, True, Path("runs/experiments"))
     recipe = TUTORIAL._replace(updates=1_900)
-    model, _ = train_energy(recipe, lab.digits, run.checkpoint, seed=1)
-    record = runs.save_pretrained(run, model)
-    minutes = f"{record['minutes']:.1f} minutes on {record['hardware']}"
-    print(f"{record['updates']:,} updates in {minutes}")
+    train_into_checkpoints(lab, "EBM-tutorial-settings", recipe, chains=False)

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import torch
-
 from dgm import plots, runs
 from experiments.chains import evaluate_chains
 from experiments.floors import floor_of
 from experiments.names import label
-from experiments.training import BEST, SECOND, train_energy
+from experiments.training import BEST, SECOND, train_energy, train_into_checkpoints
 from helpers import load_pretrained
 
 FIRST = "EBM-first-phase"
@@ -20,18 +18,6 @@ LINES = {  # colours and lines of the figure
     "both_from_test_digits": ("tab:orange", ".--"),
     "other_seed_from_noise": ("tab:orange", "x:"),
 }
-
-
-def train_into_checkpoints(lab, name, recipe, first=None):
-    """Train an energy with one thread and write its weights and chains to checkpoints/."""
-    torch.set_num_threads(1)  # like the training of the two EBMs
-    run = runs.Run(name, "full", False, True, Path("runs/experiments"))  # to checkpoints/
-    model, _ = train_energy(recipe, lab.digits, run.checkpoint, seed=1, first=first)
-    state = runs.load_checkpoint(run.checkpoint, "run", lab.device)["state"]
-    before = None if first is None else first[1]
-    record = runs.save_pretrained(run, model, state["replay_buffer"]["chains"], before)
-    minutes = f"{record['minutes']:.1f} minutes on {record['hardware']}"
-    print(f"{record['updates']:,} updates in {minutes}")
 
 
 def first_phase(lab):

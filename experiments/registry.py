@@ -154,7 +154,7 @@ EXPERIMENTS = {
         "continues the first phase and trains the replay-buffer energy into checkpoints/",
         phases.second_phase,
         trains=True,
-        minutes=10,
+        minutes=7,
     ),
     "tutorial": Experiment(
         "trains an energy with a published tutorial's settings into checkpoints/",

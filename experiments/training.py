@@ -1,5 +1,6 @@
 """Training loops of all experiments, for energies and score networks, and their recipes."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -181,6 +182,18 @@ def train_energy(recipe, digits, path, seed, first=None):
     """Train an energy completely; return (averaged network, history as arrays)."""
     *_, (model, history) = energy_updates(recipe, digits, path, seed, first)
     return model, {name: np.array(values) for name, values in history.items()}
+
+
+def train_into_checkpoints(lab, name, recipe, first=None, chains=True):
+    """Train an energy with one thread; write its weights, and its chains, to checkpoints/."""
+    torch.set_num_threads(1)  # like the training of the two EBMs
+    run = runs.Run(name, "full", False, True, Path("runs/experiments"))  # to checkpoints/
+    model, _ = train_energy(recipe, lab.digits, run.checkpoint, seed=1, first=first)
+    state = runs.load_checkpoint(run.checkpoint, "run", lab.device)["state"]
+    kept = state["replay_buffer"]["chains"] if chains else None
+    record = runs.save_pretrained(run, model, kept, before=first[1] if first else None)
+    minutes = f"{record['minutes']:.1f} minutes on {record['hardware']}"
+    print(f"{record['updates']:,} updates in {minutes}")
 
 
 # ------------------------------------------------------------------------------------- score
